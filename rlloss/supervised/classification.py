@@ -1,0 +1,574 @@
+"""Classification losses on logits: ``p`` is a probability, ``p_t`` the probability of the true class.
+
+The class dimension is 1, as in torch: logits ``(N, C, ...)`` or ``(C,)`` against class indices ``(N, ...)`` or ``()``.
+``target`` and ``weight`` are constants: gradients reach the logits only. ``weight``, ``mask`` and ``reduction`` work as
+:mod:`rlloss.core.reduction` says; a label equal to ``ignore_index`` is masked out, in every function here.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from rlloss.core.checks import (
+    check_broadcastable,
+    check_float,
+    check_indices,
+    check_labels,
+    check_mask,
+    check_ndim,
+    check_non_negative,
+    check_number,
+    check_same_shape,
+    check_shape,
+    check_tensor,
+)
+from rlloss.core.module import Loss
+from rlloss.core.reduction import Reduction, fill_masked, promote, reduce_loss
+
+
+def _class_dim(logits: Tensor) -> int:
+    return 0 if logits.ndim == 1 else 1
+
+
+def _loss_shape(logits: Tensor) -> tuple[int, ...]:
+    """The logits' shape without the class dimension: the shape of the unreduced loss."""
+    dim = _class_dim(logits)
+    return (*logits.shape[:dim], *logits.shape[dim + 1 :])
+
+
+def _fill_classes(mask: Tensor | None, logits: Tensor) -> Tensor:
+    """Fill the logits of what a mask in the loss's shape removes."""
+    if mask is None:
+        return logits
+    return fill_masked(mask.expand(_loss_shape(logits)).unsqueeze(_class_dim(logits)), logits)
+
+
+def _prepare_indices(
+    function: str, logits: Tensor, target: Tensor, mask: Tensor | None, ignore_index: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Check and fill logits and class indices; return them with the mask of the labels that are kept."""
+    check_float(function, logits=logits)
+    check_ndim(function, "logits", logits, 1, "(N, C, ...) or (C,)")
+    check_indices(function, target=target)
+    shape = _loss_shape(logits)
+    check_shape(function, "target", target, shape, "the shape of logits without its class dimension")
+    check_mask(function, mask, shape)
+    keep = target != ignore_index
+    if mask is not None:
+        keep = keep & mask
+    check_labels(function, "target", target, logits.shape[_class_dim(logits)], keep)
+    (logits,) = promote(logits)
+    # Class 0 stands in for what is left out: any valid index will do, since reduce_loss drops it.
+    return _fill_classes(keep, logits), fill_masked(keep, target, 0).long(), keep
+
+
+def _as_logits(logits: Tensor, from_logits: bool) -> Tensor:
+    """Logits as they are, or the logarithm of probabilities (0 counts as the smallest positive number)."""
+    return logits if from_logits else logits.clamp(min=torch.finfo(logits.dtype).tiny).log()
+
+
+def _check_class_weight(function: str, class_weight: Tensor | None, logits: Tensor) -> Tensor | None:
+    if class_weight is None:
+        return None
+    check_float(function, class_weight=class_weight)
+    check_shape(function, "class_weight", class_weight, (logits.shape[_class_dim(logits)],), "one per class")
+    return class_weight.detach().to(logits.dtype)
+
+
+def _log_p_t(logits: Tensor, target: Tensor, from_logits: bool) -> Tensor:
+    """Log-probability of the true class, in the shape of the loss."""
+    return -F.cross_entropy(_as_logits(logits, from_logits), target, reduction="none")
+
+
+class ClassificationLoss(Loss, ABC):
+    """A loss of the log-probability of the true class: what a policy-gradient loss can take as criterion."""
+
+    @abstractmethod
+    def forward(
+        self, logits: Tensor, target: Tensor, *, weight: Tensor | None = None, mask: Tensor | None = None
+    ) -> Tensor:
+        """Return the loss of ``logits`` against ``target``."""
+
+    @abstractmethod
+    def of_log_prob(self, log_prob: Tensor) -> Tensor:
+        """The unreduced loss as a function of ``log p_t`` alone; a ValueError where it is not one."""
+
+
+def cross_entropy(
+    logits: Tensor,
+    target: Tensor,
+    *,
+    class_weight: Tensor | None = None,
+    label_smoothing: float = 0.0,
+    ignore_index: int = -100,
+    from_logits: bool = True,
+    weight: Tensor | None = None,
+    mask: Tensor | None = None,
+    reduction: Reduction = "mean",
+) -> Tensor:
+    """Cross-entropy: ``-sum_c y_c log p_c``, for a class index ``-log p_t``.
+
+    Equal to :func:`torch.nn.functional.cross_entropy` for all its arguments; ``class_weight`` is torch's ``weight``,
+    and with class indices the mean divides by the sum of the class weights of the labels that are kept, as torch does.
+    The source article prints the sum inside the denominator, ``-1 / (N sum t log s)``: a misprint of
+    ``-(1 / N) sum t log s``, which is what is computed here.
+
+    Args:
+        logits: ``(N, C, ...)`` or ``(C,)``, floating-point; probabilities in [0, 1] with ``from_logits=False``.
+        target: Class indices ``(N, ...)`` or ``()`` in [0, C), or class probabilities in the shape of ``logits``.
+        class_weight: ``(C,)``, a factor per class.
+        label_smoothing: Share of the target that is spread evenly over the classes, in [0, 1].
+        ignore_index: Label that is left out, only with class indices.
+        from_logits: Whether ``logits`` are logits; otherwise probabilities.
+        weight: Factor per element, broadcastable to the unreduced loss.
+        mask: Bool, broadcastable to the unreduced loss; False removes.
+        reduction: ``"none"``, ``"mean"`` or ``"sum"``.
+
+    Returns:
+        Scalar, or ``(N, ...)`` for ``"none"``; in nats.
+
+    Raises:
+        ValueError: Shapes that do not fit, a wrong dtype, ``label_smoothing`` outside [0, 1], an unknown reduction.
+
+    Example:
+        >>> cross_entropy(torch.tensor([[0.0, 0.0], [0.0, 100.0]]), torch.tensor([0, 1]), reduction="none")
+        tensor([0.6931, -0.0000])
+    """
+    check_number("cross_entropy", "label_smoothing", label_smoothing, low=0.0, high=1.0)
+    check_tensor("cross_entropy", logits=logits, target=target)
+    if target.is_floating_point():
+        return _soft_cross_entropy(logits, target, class_weight, label_smoothing, from_logits, weight, mask, reduction)
+    logits, target, keep = _prepare_indices("cross_entropy", logits, target, mask, ignore_index)
+    class_weight = _check_class_weight("cross_entropy", class_weight, logits)
+    loss = F.cross_entropy(
+        _as_logits(logits, from_logits),
+        target,
+        weight=class_weight,
+        label_smoothing=label_smoothing,
+        reduction="none",
+    )
+    count = None if class_weight is None else class_weight[target]
+    return reduce_loss("cross_entropy", loss, weight=weight, mask=keep, reduction=reduction, count=count)
+
+
+def _soft_cross_entropy(
+    logits: Tensor,
+    target: Tensor,
+    class_weight: Tensor | None,
+    label_smoothing: float,
+    from_logits: bool,
+    weight: Tensor | None,
+    mask: Tensor | None,
+    reduction: Reduction,
+) -> Tensor:
+    """Cross-entropy against class probabilities; the mean divides by the number of samples, as in torch."""
+    check_float("cross_entropy", logits=logits)
+    check_ndim("cross_entropy", "logits", logits, 1, "(N, C, ...) or (C,)")
+    check_same_shape("cross_entropy", logits=logits, target=target)
+    check_mask("cross_entropy", mask, _loss_shape(logits))
+    logits, target = promote(logits, target.detach())
+    class_weight = _check_class_weight("cross_entropy", class_weight, logits)
+    logits, target = _fill_classes(mask, logits), _fill_classes(mask, target)
+    loss = F.cross_entropy(
+        _as_logits(logits, from_logits),
+        target,
+        weight=class_weight,
+        label_smoothing=label_smoothing,
+        reduction="none",
+    )
+    return reduce_loss("cross_entropy", loss, weight=weight, mask=mask, reduction=reduction)
+
+
+class CrossEntropyLoss(ClassificationLoss):
+    """:func:`cross_entropy` as a module."""
+
+    class_weight: Tensor | None
+
+    def __init__(
+        self,
+        *,
+        class_weight: Tensor | Sequence[float] | None = None,
+        label_smoothing: float = 0.0,
+        ignore_index: int = -100,
+        from_logits: bool = True,
+        reduction: Reduction = "mean",
+    ) -> None:
+        super().__init__(reduction=reduction)
+        check_number("CrossEntropyLoss", "label_smoothing", label_smoothing, low=0.0, high=1.0)
+        self.register_buffer("class_weight", _as_buffer(class_weight), persistent=False)
+        self.label_smoothing = label_smoothing
+        self.ignore_index = ignore_index
+        self.from_logits = from_logits
+
+    def forward(
+        self, logits: Tensor, target: Tensor, *, weight: Tensor | None = None, mask: Tensor | None = None
+    ) -> Tensor:
+        """See :func:`cross_entropy`."""
+        return cross_entropy(
+            logits,
+            target,
+            class_weight=self.class_weight,
+            label_smoothing=self.label_smoothing,
+            ignore_index=self.ignore_index,
+            from_logits=self.from_logits,
+            weight=weight,
+            mask=mask,
+            reduction=self.reduction,
+        )
+
+    def of_log_prob(self, log_prob: Tensor) -> Tensor:
+        """``-log p_t``."""
+        if self.class_weight is not None or self.label_smoothing:
+            raise ValueError(
+                "CrossEntropyLoss: with class_weight or label_smoothing the loss is not a function of the "
+                "log-probability of one class, which a policy-gradient loss needs"
+            )
+        return -log_prob
+
+
+def _as_buffer(values: Tensor | Sequence[float] | float | None) -> Tensor | None:
+    return None if values is None else torch.as_tensor(values, dtype=torch.float32)
+
+
+def binary_cross_entropy(
+    logits: Tensor,
+    target: Tensor,
+    *,
+    pos_weight: Tensor | float | None = None,
+    label_smoothing: float = 0.0,
+    from_logits: bool = True,
+    weight: Tensor | None = None,
+    mask: Tensor | None = None,
+    reduction: Reduction = "mean",
+) -> Tensor:
+    """Binary cross-entropy, elementwise: ``-(w y log p + (1 - y) log(1 - p))``, ``p = sigmoid(logits)``.
+
+    Binary and multi-label. ``w`` is ``pos_weight``; a smoothed target is ``y (1 - e) + e / 2``. With
+    ``from_logits=False`` each logarithm is at least -100, as in torch. The source article prints the sum inside the
+    denominator, ``-1 / (N sum ...)``: a misprint of the mean that is computed here.
+
+    Args:
+        logits: Any shape, floating-point; probabilities in [0, 1] with ``from_logits=False``.
+        target: Same shape, in [0, 1]; floating-point, integer or bool.
+        pos_weight: Factor of the positive term, > 0; a number, or a tensor broadcastable to ``logits``.
+        label_smoothing: Share of the target that is spread over both classes, in [0, 1].
+        from_logits: Whether ``logits`` are logits; otherwise probabilities.
+        weight: Factor per element, broadcastable to ``logits``.
+        mask: Bool, broadcastable to ``logits``; False removes.
+        reduction: ``"none"``, ``"mean"`` or ``"sum"``.
+
+    Returns:
+        Scalar, or the shape of ``logits`` for ``"none"``; in nats.
+
+    Raises:
+        ValueError: Shapes that differ, a wrong dtype, ``label_smoothing`` outside [0, 1], an unknown reduction.
+
+    Example:
+        >>> binary_cross_entropy(torch.tensor([0.0, 0.0]), torch.tensor([1.0, 0.0]), pos_weight=3.0, reduction="none")
+        tensor([2.0794, 0.6931])
+    """
+    check_number("binary_cross_entropy", "label_smoothing", label_smoothing, low=0.0, high=1.0)
+    check_float("binary_cross_entropy", logits=logits)
+    check_tensor("binary_cross_entropy", target=target)
+    check_same_shape("binary_cross_entropy", logits=logits, target=target)
+    check_mask("binary_cross_entropy", mask, tuple(logits.shape))
+    logits, target = promote(logits, target.detach())
+    logits, target = fill_masked(mask, logits, 0.5), fill_masked(mask, target)
+    if label_smoothing:
+        target = target * (1.0 - label_smoothing) + 0.5 * label_smoothing
+    positive = _check_pos_weight(pos_weight, logits)
+    if from_logits:
+        loss = F.binary_cross_entropy_with_logits(logits, target, pos_weight=positive, reduction="none")
+    elif positive is None:
+        loss = F.binary_cross_entropy(logits, target, reduction="none")
+    else:
+        ones, zeros = torch.ones_like(logits), torch.zeros_like(logits)
+        loss = positive * target * F.binary_cross_entropy(logits, ones, reduction="none")
+        loss = loss + (1.0 - target) * F.binary_cross_entropy(logits, zeros, reduction="none")
+    return reduce_loss("binary_cross_entropy", loss, weight=weight, mask=mask, reduction=reduction)
+
+
+def _check_pos_weight(pos_weight: Tensor | float | None, logits: Tensor) -> Tensor | None:
+    if pos_weight is None:
+        return None
+    if not isinstance(pos_weight, Tensor):
+        check_number("binary_cross_entropy", "pos_weight", pos_weight, low=0.0, low_open=True)
+        return torch.full((), pos_weight, dtype=logits.dtype, device=logits.device)
+    check_float("binary_cross_entropy", pos_weight=pos_weight)
+    check_broadcastable("binary_cross_entropy", "pos_weight", pos_weight, tuple(logits.shape))
+    return pos_weight.detach().to(logits.dtype)
+
+
+class BinaryCrossEntropyLoss(Loss):
+    """:func:`binary_cross_entropy` as a module."""
+
+    pos_weight: Tensor | None
+
+    def __init__(
+        self,
+        *,
+        pos_weight: Tensor | Sequence[float] | float | None = None,
+        label_smoothing: float = 0.0,
+        from_logits: bool = True,
+        reduction: Reduction = "mean",
+    ) -> None:
+        super().__init__(reduction=reduction)
+        check_number("BinaryCrossEntropyLoss", "label_smoothing", label_smoothing, low=0.0, high=1.0)
+        self.register_buffer("pos_weight", _as_buffer(pos_weight), persistent=False)
+        self.label_smoothing = label_smoothing
+        self.from_logits = from_logits
+
+    def forward(
+        self, logits: Tensor, target: Tensor, *, weight: Tensor | None = None, mask: Tensor | None = None
+    ) -> Tensor:
+        """See :func:`binary_cross_entropy`."""
+        return binary_cross_entropy(
+            logits,
+            target,
+            pos_weight=self.pos_weight,
+            label_smoothing=self.label_smoothing,
+            from_logits=self.from_logits,
+            weight=weight,
+            mask=mask,
+            reduction=self.reduction,
+        )
+
+
+def _focal(log_p_t: Tensor, gamma: float) -> Tensor:
+    """``-(1 - p_t)^gamma log p_t``; the clamp keeps the gradient of a power < 1 finite at p_t = 1."""
+    miss = -torch.expm1(log_p_t)
+    return -(miss.clamp(min=torch.finfo(miss.dtype).tiny) ** gamma) * log_p_t
+
+
+def _class_alpha(function: str, alpha: Tensor | Sequence[float] | float, logits: Tensor, target: Tensor) -> Tensor:
+    """The factor of each sample: one number for all, or that of its class."""
+    if isinstance(alpha, int | float):
+        check_non_negative(function, alpha=alpha)
+        return torch.full((), float(alpha), dtype=logits.dtype, device=logits.device)
+    per_class = torch.as_tensor(alpha, dtype=logits.dtype, device=logits.device).detach()
+    check_shape(function, "alpha", per_class, (logits.shape[_class_dim(logits)],), "one per class")
+    return per_class[target]
+
+
+def focal_loss(
+    logits: Tensor,
+    target: Tensor,
+    *,
+    gamma: float = 2.0,
+    alpha: Tensor | Sequence[float] | float | None = None,
+    ignore_index: int = -100,
+    from_logits: bool = True,
+    weight: Tensor | None = None,
+    mask: Tensor | None = None,
+    reduction: Reduction = "mean",
+) -> Tensor:
+    """Focal loss, multi-class: ``-alpha (1 - p_t)^gamma log p_t``.
+
+    ``gamma=0`` gives cross-entropy. ``alpha`` multiplies; the mean divides by the number of samples.
+
+    Args:
+        logits: ``(N, C, ...)`` or ``(C,)``, floating-point; probabilities in [0, 1] with ``from_logits=False``.
+        target: Class indices ``(N, ...)`` or ``()`` in [0, C).
+        gamma: Focusing exponent, >= 0.
+        alpha: A number >= 0 that weighs every class alike, or one number per class, ``(C,)``.
+        ignore_index: Label that is left out.
+        from_logits: Whether ``logits`` are logits; otherwise probabilities.
+        weight: Factor per element, broadcastable to the unreduced loss.
+        mask: Bool, broadcastable to the unreduced loss; False removes.
+        reduction: ``"none"``, ``"mean"`` or ``"sum"``.
+
+    Returns:
+        Scalar, or ``(N, ...)`` for ``"none"``; in nats.
+
+    Raises:
+        ValueError: Shapes that do not fit, a wrong dtype, ``gamma`` or ``alpha`` < 0, an unknown reduction.
+
+    Reference:
+        Lin et al., "Focal Loss for Dense Object Detection", ICCV 2017.
+
+    Example:
+        >>> focal_loss(torch.tensor([[0.0, 0.0]]), torch.tensor([0]), gamma=1.0)
+        tensor(0.3466)
+    """
+    check_non_negative("focal_loss", gamma=gamma)
+    logits, target, keep = _prepare_indices("focal_loss", logits, target, mask, ignore_index)
+    loss = _focal(_log_p_t(logits, target, from_logits), gamma)
+    if alpha is not None:
+        loss = loss * _class_alpha("focal_loss", alpha, logits, target)
+    return reduce_loss("focal_loss", loss, weight=weight, mask=keep, reduction=reduction)
+
+
+class FocalLoss(ClassificationLoss):
+    """:func:`focal_loss` as a module."""
+
+    def __init__(
+        self,
+        *,
+        gamma: float = 2.0,
+        alpha: Sequence[float] | float | None = None,
+        ignore_index: int = -100,
+        from_logits: bool = True,
+        reduction: Reduction = "mean",
+    ) -> None:
+        super().__init__(reduction=reduction)
+        check_non_negative("FocalLoss", gamma=gamma)
+        if isinstance(alpha, int | float):
+            check_non_negative("FocalLoss", alpha=alpha)
+        self.gamma = gamma
+        self.alpha = alpha
+        self.ignore_index = ignore_index
+        self.from_logits = from_logits
+
+    def forward(
+        self, logits: Tensor, target: Tensor, *, weight: Tensor | None = None, mask: Tensor | None = None
+    ) -> Tensor:
+        """See :func:`focal_loss`."""
+        return focal_loss(
+            logits,
+            target,
+            gamma=self.gamma,
+            alpha=self.alpha,
+            ignore_index=self.ignore_index,
+            from_logits=self.from_logits,
+            weight=weight,
+            mask=mask,
+            reduction=self.reduction,
+        )
+
+    def of_log_prob(self, log_prob: Tensor) -> Tensor:
+        """``-alpha (1 - p_t)^gamma log p_t``; one alpha for all classes."""
+        if not isinstance(self.alpha, int | float | None):
+            raise ValueError(
+                "FocalLoss: with one alpha per class the loss is not a function of the log-probability of one "
+                "class, which a policy-gradient loss needs"
+            )
+        loss = _focal(log_prob, self.gamma)
+        return loss if self.alpha is None else self.alpha * loss
+
+
+def _poly_terms(log_p_t: Tensor, epsilon: Sequence[float] | float, divide_by_order: bool) -> Tensor:
+    """``sum_i eps_i (1 - p_t)^i``, each term divided by its order on request."""
+    coefficients = [epsilon] if isinstance(epsilon, int | float) else list(epsilon)
+    miss = -torch.expm1(log_p_t)
+    power, total = torch.ones_like(miss), torch.zeros_like(miss)
+    for order, coefficient in enumerate(coefficients, start=1):
+        power = power * miss
+        total = total + power * (coefficient / order if divide_by_order else coefficient)
+    return total
+
+
+def _check_epsilon(function: str, epsilon: Sequence[float] | float) -> None:
+    for value in [epsilon] if isinstance(epsilon, int | float) else epsilon:
+        check_number(function, "epsilon", value)
+
+
+def poly_loss(
+    logits: Tensor,
+    target: Tensor,
+    *,
+    epsilon: Sequence[float] | float = 1.0,
+    label_smoothing: float = 0.0,
+    divide_by_order: bool = False,
+    ignore_index: int = -100,
+    from_logits: bool = True,
+    weight: Tensor | None = None,
+    mask: Tensor | None = None,
+    reduction: Reduction = "mean",
+) -> Tensor:
+    """PolyLoss: cross-entropy with its first polynomial coefficients changed, ``CE + sum_i eps_i (1 - p_t)^i``.
+
+    A number is Poly-1; a sequence of N numbers is Poly-N; 0 gives cross-entropy. Since
+    ``-log p_t = sum_j (1 - p_t)^j / j``, eps_i is *added to* the coefficient 1/i, as in the paper. The source article
+    divides term i by i as well; ``divide_by_order=True`` does that. Label smoothing smooths the cross-entropy; p_t
+    stays that of the label.
+
+    Args:
+        logits: ``(N, C, ...)`` or ``(C,)``, floating-point; probabilities in [0, 1] with ``from_logits=False``.
+        target: Class indices ``(N, ...)`` or ``()`` in [0, C).
+        epsilon: Coefficient of ``1 - p_t``, or of its powers 1, 2, ..., N.
+        label_smoothing: Share of the target that is spread evenly over the classes, in [0, 1].
+        divide_by_order: Divide term i by i, as the source article prints it.
+        ignore_index: Label that is left out.
+        from_logits: Whether ``logits`` are logits; otherwise probabilities.
+        weight: Factor per element, broadcastable to the unreduced loss.
+        mask: Bool, broadcastable to the unreduced loss; False removes.
+        reduction: ``"none"``, ``"mean"`` or ``"sum"``.
+
+    Returns:
+        Scalar, or ``(N, ...)`` for ``"none"``; in nats.
+
+    Raises:
+        ValueError: Shapes that do not fit, a wrong dtype, ``label_smoothing`` outside [0, 1], an unknown reduction.
+
+    Reference:
+        Leng et al., "PolyLoss: A Polynomial Expansion Perspective of Classification Loss Functions", ICLR 2022.
+
+    Example:
+        >>> poly_loss(torch.tensor([[0.0, 0.0]]), torch.tensor([0]), epsilon=2.0)
+        tensor(1.6931)
+    """
+    check_number("poly_loss", "label_smoothing", label_smoothing, low=0.0, high=1.0)
+    _check_epsilon("poly_loss", epsilon)
+    logits, target, keep = _prepare_indices("poly_loss", logits, target, mask, ignore_index)
+    log_p_t = _log_p_t(logits, target, from_logits)
+    entropy = -log_p_t
+    if label_smoothing:
+        entropy = F.cross_entropy(
+            _as_logits(logits, from_logits), target, label_smoothing=label_smoothing, reduction="none"
+        )
+    loss = entropy + _poly_terms(log_p_t, epsilon, divide_by_order)
+    return reduce_loss("poly_loss", loss, weight=weight, mask=keep, reduction=reduction)
+
+
+class PolyLoss(ClassificationLoss):
+    """:func:`poly_loss` as a module."""
+
+    def __init__(
+        self,
+        *,
+        epsilon: Sequence[float] | float = 1.0,
+        label_smoothing: float = 0.0,
+        divide_by_order: bool = False,
+        ignore_index: int = -100,
+        from_logits: bool = True,
+        reduction: Reduction = "mean",
+    ) -> None:
+        super().__init__(reduction=reduction)
+        check_number("PolyLoss", "label_smoothing", label_smoothing, low=0.0, high=1.0)
+        _check_epsilon("PolyLoss", epsilon)
+        self.epsilon = epsilon
+        self.label_smoothing = label_smoothing
+        self.divide_by_order = divide_by_order
+        self.ignore_index = ignore_index
+        self.from_logits = from_logits
+
+    def forward(
+        self, logits: Tensor, target: Tensor, *, weight: Tensor | None = None, mask: Tensor | None = None
+    ) -> Tensor:
+        """See :func:`poly_loss`."""
+        return poly_loss(
+            logits,
+            target,
+            epsilon=self.epsilon,
+            label_smoothing=self.label_smoothing,
+            divide_by_order=self.divide_by_order,
+            ignore_index=self.ignore_index,
+            from_logits=self.from_logits,
+            weight=weight,
+            mask=mask,
+            reduction=self.reduction,
+        )
+
+    def of_log_prob(self, log_prob: Tensor) -> Tensor:
+        """``-log p_t + sum_i eps_i (1 - p_t)^i``."""
+        if self.label_smoothing:
+            raise ValueError(
+                "PolyLoss: with label_smoothing the loss is not a function of the log-probability of one class, "
+                "which a policy-gradient loss needs"
+            )
+        return -log_prob + _poly_terms(log_prob, self.epsilon, self.divide_by_order)
