@@ -167,13 +167,16 @@ class A2C(Agent):
         self.policy, self.critic = self.network.policy, self.network.critic
         self.policy_loss.to(self.device)
         self.critic_loss.to(self.device)
+        self.one_pass = self.epochs == 1 and self.minibatches == 1
         self.learner = Learner(
             "A2C",
             self.network,
+            self._loss_of_rollout if self.one_pass else self.compute_loss,
             optimizer=self.optimizer,
             learning_rate=self.learning_rate,
             optimizer_args=self.optimizer_args,
             max_grad_norm=self.max_grad_norm,
+            compiled=self.compiled,
         )
         self.rollout = Rollout(self.layout, self.rollout_length, self.spec.num_envs, self.device)
         self.updates = 0
@@ -216,8 +219,9 @@ class A2C(Agent):
         }
 
     @torch.no_grad()
-    def _prepare(self, rollout: Transitions) -> PolicyBatch:
-        """Advantages and value targets of a rollout ``(T, N)``, flattened to ``(T * N, ...)``."""
+    def _prepare(self, rows: Tensor) -> PolicyBatch:
+        """Advantages and value targets of a rollout's rows ``(T, N, bytes)``, flattened to ``(T * N, ...)``."""
+        rollout = Transitions(rows, self.layout, 0)
         observation = rollout.observation.flatten(0, 1)
         value = self.critic(observation).view(rollout.reward.shape)
         next_value = self.critic(rollout.next_observation.flatten(0, 1)).view(rollout.reward.shape)
@@ -245,18 +249,20 @@ class A2C(Agent):
             None if mask is None else mask.flatten(),
         )
 
-    def update(self) -> list[Metrics]:
+    def _loss_of_rollout(self, rows: Tensor) -> tuple[Tensor, Metrics]:
+        return self.compute_loss(self._prepare(rows))
+
+    def update(self) -> list[Tensor]:
         """Learn from the rollout once it is full."""
         if not self.rollout.full:
             return []
-        batch = self._prepare(self.rollout.read())
-        metrics = []
-        for _ in range(self.epochs):
-            for part in self._split(batch):
-                loss, values = self.compute_loss(part)
-                values["grad_norm"] = self.learner.step(loss)
-                metrics.append(values)
-                self.updates += 1
+        rows = self.rollout.read()
+        if self.one_pass:
+            metrics = [self.learner.step(rows)]
+        else:
+            batch = self._prepare(rows)
+            metrics = [self.learner.step(part) for _ in range(self.epochs) for part in self._split(batch)]
+        self.updates += len(metrics)
         return metrics
 
     def _split(self, batch: PolicyBatch) -> list[PolicyBatch]:
@@ -269,6 +275,10 @@ class A2C(Agent):
             PolicyBatch(*(None if field is None else field[index] for field in batch))  # type: ignore[arg-type]
             for index in order.tensor_split(self.minibatches)
         ]
+
+    def count_updates(self, steps: int, num_envs: int) -> int:
+        """One per minibatch, epoch and rollout."""
+        return steps // (self.rollout_length * num_envs) * self.epochs * self.minibatches
 
     def status(self) -> dict[str, float]:
         """The number of gradient steps."""

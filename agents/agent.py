@@ -30,16 +30,20 @@ class Agent(ABC):
     metric_names: tuple[str, ...]
     spec: EnvSpec
     device: torch.device
+    compiled: bool
     generator: torch.Generator
     layout: Layout
 
-    def build(self, spec: EnvSpec, *, device: torch.device | str = "cpu", seed: int = 0) -> Self:
+    def build(
+        self, spec: EnvSpec, *, device: torch.device | str = "cpu", seed: int = 0, compiled: bool = False
+    ) -> Self:
         """Make networks and generators for an environment.
 
         Args:
             spec: The environment's spaces and number.
             device: Where everything lives.
             seed: Seed of the weights and of the agent's own generator.
+            compiled: Whether loss and gradient become one compiled graph.
 
         Returns:
             The agent itself.
@@ -49,6 +53,7 @@ class Agent(ABC):
         """
         self.spec = spec
         self.device = torch.device(device)
+        self.compiled = compiled
         self.layout = Layout(spec)
         self.generator = torch.Generator(self.device).manual_seed(seed)
         with torch.random.fork_rng(devices=[]):
@@ -83,11 +88,19 @@ class Agent(ABC):
 
     @abstractmethod
     def compute_loss(self, batch: Any) -> tuple[Tensor, Metrics]:
-        """The loss of a batch and what to log of it; changes nothing."""
+        """The loss of a batch and scalars to log, in the order of :attr:`metric_names`; changes nothing."""
 
     @abstractmethod
-    def update(self) -> list[Metrics]:
-        """Take the gradient steps that are due; one dict of scalars on the device per step, none if none is due."""
+    def update(self) -> list[Tensor]:
+        """Take the gradient steps that are due.
+
+        Returns:
+            For each step its metrics, in the order of :attr:`metric_names`, on the device; empty where none is due.
+        """
+
+    @abstractmethod
+    def count_updates(self, steps: int, num_envs: int) -> int:
+        """How many gradient steps a run of so many environment steps takes."""
 
     @abstractmethod
     def status(self) -> dict[str, float]:

@@ -134,10 +134,12 @@ class DQN(Agent):
         self.learner = Learner(
             "DQN",
             self.network,
+            self._loss_at,
             optimizer=self.optimizer,
             learning_rate=self.learning_rate,
             optimizer_args=self.optimizer_args,
             max_grad_norm=self.max_grad_norm,
+            compiled=self.compiled,
         )
         self.target_network = copy.deepcopy(self.network).requires_grad_(False)
         self.replay: Replay | None = None
@@ -191,17 +193,20 @@ class DQN(Agent):
             q_value = self.loss.q_values(outputs).mean()
         return loss, {"loss": loss.detach(), "q_value": q_value, "td_error": td_error.abs().mean()}
 
-    def update(self) -> list[Metrics]:
+    def _loss_at(self, index: Tensor) -> tuple[Tensor, Metrics]:
+        """The loss of the transitions that the replay drew."""
+        assert self.replay is not None
+        return self.compute_loss(self.replay.gather(index, self.discount))
+
+    def update(self) -> list[Tensor]:
         """Take as many gradient steps as the replay ratio asks for by now."""
         if self.replay is None or not self.replay.can_sample(self.n_step):
             return []
-        due = int((self.steps - self.learning_starts) * self.replay_ratio) - self.updates
+        due = self.count_updates(self.steps, self.spec.num_envs) - self.updates
         return [self._gradient_step(self.replay) for _ in range(due)]
 
-    def _gradient_step(self, replay: Replay) -> Metrics:
-        batch = replay.sample(self.batch_size, n_step=self.n_step, discount=self.discount, generator=self.generator)
-        loss, metrics = self.compute_loss(batch)
-        metrics["grad_norm"] = self.learner.step(loss)
+    def _gradient_step(self, replay: Replay) -> Tensor:
+        metrics = self.learner.step(replay.draw(self.batch_size, self.n_step, self.generator))
         self.updates += 1
         if self.updates % self.target_update_every == 0:
             self._update_target()
@@ -212,6 +217,10 @@ class DQN(Agent):
         pairs = zip(self.target_network.parameters(), self.network.parameters(), strict=True)
         for target, online in pairs:
             target.lerp_(online, self.target_update_rate)
+
+    def count_updates(self, steps: int, num_envs: int) -> int:
+        """The replay ratio times the steps after the start of learning."""
+        return max(int((steps - self.learning_starts) * self.replay_ratio), 0)
 
     def status(self) -> dict[str, float]:
         """Epsilon, and the number of gradient steps."""

@@ -12,6 +12,7 @@ is always the true successor:
 from __future__ import annotations
 
 import importlib
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -149,6 +150,38 @@ def _failed_index(error: BaseException) -> int | None:
     return index if isinstance(index, int) else None
 
 
+class _Buffer:
+    """Host memory for the transitions of one step and the observation to act on next, sent in one transfer."""
+
+    def __init__(self, layout: Layout, num_envs: int, device: torch.device) -> None:
+        dtype, shape = layout.fields["observation"]
+        acting_bytes = num_envs * dtype.itemsize * math.prod(shape)
+        split = num_envs * layout.row_bytes
+        pin = device.type == "cuda"
+        self._host = torch.zeros(split + acting_bytes, dtype=torch.uint8, pin_memory=pin)
+        self._rows_shape = (num_envs, layout.row_bytes)
+        self._acting = (split, dtype, (num_envs, *shape))
+        self._device = device
+        self._on_device = self._views(self._host) if device.type == "cpu" else None
+
+        raw = self._host.numpy()
+        rows = raw[:split].view(layout.numpy_dtype)
+        self.observation, self.next_observation = rows["observation"], rows["next_observation"]
+        self.action, self.reward = rows["action"], rows["reward"]
+        self.terminated, self.truncated, self.valid = rows["terminated"], rows["truncated"], rows["valid"]
+        self.acting = raw[split:].view(layout.numpy_dtype["observation"].base).reshape(num_envs, *shape)
+
+    def _views(self, raw: Tensor) -> tuple[Tensor, Tensor]:
+        split, dtype, shape = self._acting
+        return raw[:split].view(self._rows_shape), raw[split:].view(dtype).view(shape)
+
+    def send(self) -> tuple[Tensor, Tensor]:
+        """The packed transitions and the observation to act on, on the device."""
+        if self._on_device is not None:
+            return self._on_device
+        return self._views(self._host.to(self._device, non_blocking=True))
+
+
 class Envs:
     """Steps a vector environment and hands out packed transitions on a device.
 
@@ -175,19 +208,12 @@ class Envs:
         self._observation_start = getattr(env.single_observation_space, "start", 0)
         self._check_observation = bool(np.issubdtype(env.single_observation_space.dtype, np.floating))
         # Two buffers in turn: a transition stays readable while the next step is written.
-        n, pin = env.num_envs, self.device.type == "cuda"
-        size = n * (self.layout.row_bytes + self._observation_bytes())
-        self._host = [torch.zeros(size, dtype=torch.uint8, pin_memory=pin) for _ in range(2)]
-        self._turn = 0
+        self._buffers = [_Buffer(self.layout, env.num_envs, self.device) for _ in range(2)]
         self._current: np.ndarray
+        n = env.num_envs
         self._needs_reset = np.zeros(n, dtype=np.bool_)
         self._returns = np.zeros(n)
         self._lengths = np.zeros(n, dtype=np.int64)
-
-    def _observation_bytes(self) -> int:
-        """Bytes of one observation, rounded up so that each buffer's parts stay aligned."""
-        dtype, shape = self.layout.fields["observation"]
-        return -(-dtype.itemsize * int(np.prod(shape)) // 8) * 8
 
     def reset(self, seed: int | None = None) -> None:
         """Start new episodes everywhere; environment i gets ``seed + i``."""
@@ -243,7 +269,20 @@ class Envs:
         if successor is not current:
             self._check_finite("observation", current)
         self._record(reward, valid, done)
-        return self._to_device(actions, reward, terminated, truncated, valid, successor, current)
+
+        self._buffers.reverse()
+        buffer = self._buffers[0]
+        buffer.observation[:] = self._current
+        buffer.next_observation[:] = successor
+        buffer.action[:] = actions
+        buffer.reward[:] = reward
+        buffer.terminated[:] = terminated
+        buffer.truncated[:] = truncated
+        buffer.valid[:] = valid
+        buffer.acting[:] = current
+        self._current = current
+        packed, self.observation = buffer.send()
+        return Transitions(packed, self.layout, int(np.count_nonzero(valid)))
 
     def _step(self, actions: np.ndarray) -> tuple[Any, ...]:
         if isinstance(self.spec.action, Box):
@@ -289,40 +328,6 @@ class Envs:
             self.finished = [(int(i), float(self._returns[i]), int(self._lengths[i])) for i in ended]
             self._returns[done] = 0.0
             self._lengths[done] = 0
-
-    def _to_device(
-        self,
-        actions: np.ndarray,
-        reward: Any,
-        terminated: Any,
-        truncated: Any,
-        valid: np.ndarray,
-        successor: np.ndarray,
-        current: np.ndarray,
-    ) -> Transitions:
-        """Write transitions and the observation to act on into one buffer, and send it in one transfer."""
-        host = self._host[self._turn]
-        self._turn = 1 - self._turn
-        n, row_bytes = self.spec.num_envs, self.layout.row_bytes
-        raw = host.numpy()
-        rows = raw[: n * row_bytes].view(self.layout.numpy_dtype)
-        rows["observation"] = self._current
-        rows["next_observation"] = successor
-        rows["action"] = actions
-        rows["reward"] = reward
-        rows["terminated"] = terminated
-        rows["truncated"] = truncated
-        rows["valid"] = valid
-        acting = raw[n * row_bytes : n * row_bytes + current.nbytes]
-        acting[:] = current.reshape(-1).view(np.uint8)
-        self._current = current
-
-        device = host.to(self.device, non_blocking=True)
-        dtype, shape = self.layout.fields["observation"]
-        flat = device[n * row_bytes : n * row_bytes + current.nbytes].view(dtype)
-        self.observation = flat.view(n, *shape)
-        packed = device[: n * row_bytes].view(n, row_bytes)
-        return Transitions(packed, self.layout, int(np.count_nonzero(valid)))
 
     def close(self) -> None:
         """Close the environments; an error while closing hides nothing that matters."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -69,44 +69,68 @@ class Learner:
     Args:
         owner: Who learns, for errors.
         module: Whose parameters are updated; on its device already.
+        compute_loss: From tensors to a loss and scalars to log.
         optimizer: Name in torch.optim.
         learning_rate: Step size.
         optimizer_args: The optimiser's other arguments.
         max_grad_norm: Largest norm of the gradient of all parameters; None for no clipping.
+        compiled: Whether loss, gradient and clipping become one compiled graph.
     """
 
     def __init__(
         self,
         owner: str,
         module: nn.Module,
+        compute_loss: Callable[..., tuple[Tensor, dict[str, Tensor]]],
         *,
         optimizer: str,
         learning_rate: float,
         optimizer_args: Mapping[str, Any],
         max_grad_norm: float | None,
+        compiled: bool,
     ) -> None:
         self.parameters = list(module.parameters())
         self.flat = flatten_parameters(module) if optimizer in _ELEMENTWISE else None
         updated = self.parameters if self.flat is None else [self.flat]
         self.optimizer = make_optimizer(owner, updated, optimizer, learning_rate, optimizer_args)
-        self.max_grad_norm = max_grad_norm
+        self._compute_loss = compute_loss
+        self._max_grad_norm = max_grad_norm
+        self._gradient = self._compile() if compiled else self._compute_gradient
 
-    def step(self, loss: Tensor) -> Tensor:
-        """Update the parameters along the gradient of ``loss``; return the gradient's norm before clipping."""
+    def _compile(self) -> Callable[..., tuple[list[Tensor], Tensor]]:
+        # Without this setting torch.compile stops at autograd.grad, and loss and gradient become two graphs.
+        torch._dynamo.config.trace_autograd_ops = True
+        return torch.compile(self._compute_gradient, fullgraph=True, dynamic=False)
+
+    def _compute_gradient(self, *batch: Any) -> tuple[list[Tensor], Tensor]:
+        """The clipped gradient of what is updated, and the scalars to log, its norm before clipping last."""
+        loss, metrics = self._compute_loss(*batch)
         gradients = torch.autograd.grad(loss, self.parameters, allow_unused=True, materialize_grads=True)
+        flat = torch.cat([gradient.reshape(-1) for gradient in gradients])
+        norm = torch.linalg.vector_norm(flat)
+        if self._max_grad_norm is not None:
+            flat = flat * (self._max_grad_norm / (norm + 1e-6)).clamp(max=1.0)
+        row = torch.stack([*metrics.values(), norm])
         if self.flat is not None:
-            self.flat.grad = torch.cat([gradient.reshape(-1) for gradient in gradients])
-            norm: Tensor = torch.linalg.vector_norm(self.flat.grad)
-            if self.max_grad_norm is not None:
-                self.flat.grad.mul_((self.max_grad_norm / (norm + 1e-6)).clamp(max=1.0))
-        else:
-            for parameter, gradient in zip(self.parameters, gradients, strict=True):
-                parameter.grad = gradient
-            norm = torch.nn.utils.get_total_norm(gradients)
-            if self.max_grad_norm is not None:
-                torch.nn.utils.clip_grads_with_norm_(self.parameters, self.max_grad_norm, norm)
+            return [flat], row
+        parts = torch.split(flat, [parameter.numel() for parameter in self.parameters])
+        return [part.view_as(p) for part, p in zip(parts, self.parameters, strict=True)], row
+
+    def step(self, *batch: Any) -> Tensor:
+        """Update the parameters along the loss's gradient.
+
+        Args:
+            batch: Arguments of ``compute_loss``.
+
+        Returns:
+            The scalars that ``compute_loss`` returned, in its order, and the gradient's norm before clipping.
+        """
+        gradients, row = self._gradient(*batch)
+        updated = self.parameters if self.flat is None else [self.flat]
+        for parameter, gradient in zip(updated, gradients, strict=True):
+            parameter.grad = gradient
         self.optimizer.step()
-        return norm
+        return row
 
     def state_dict(self) -> dict[str, Any]:
         """The optimiser's state."""

@@ -58,29 +58,43 @@ class Replay:
         """Whether a transition of n steps is stored."""
         return self.size >= n_step
 
-    def sample(self, batch_size: int, *, n_step: int, discount: float, generator: torch.Generator) -> Batch:
+    def draw(self, batch_size: int, n_step: int, generator: torch.Generator) -> Tensor:
         """Draw transitions uniformly, with replacement.
 
-        The sum of rewards stops at the end of an episode: no transition crosses it. The newest n - 1 steps of each
-        environment wait until their successors are known.
+        The newest n - 1 steps of each environment wait until their successors are known.
 
         Args:
             batch_size: Transitions to draw, B.
-            n_step: Rewards to sum, at most.
-            discount: gamma, in [0, 1].
+            n_step: Length of each transition's window, n.
             generator: Where the randomness comes from, on the replay's device.
+
+        Returns:
+            Indices ``(n, B)`` of the rows in each window.
+        """
+        starts, device = (self.size - n_step + 1) * self.num_envs, self.rows.device
+        flat = torch.randint(starts, (batch_size,), generator=generator, device=device)
+        if n_step == 1:  # which row is the oldest does not matter
+            return flat.unsqueeze(0)
+        oldest = (self.head - self.size) % self.length
+        offset = torch.arange(n_step, device=device).unsqueeze(1)
+        return (flat + (oldest + offset) * self.num_envs) % (self.length * self.num_envs)
+
+    def gather(self, index: Tensor, discount: float) -> Batch:
+        """The transitions of windows that :meth:`draw` drew.
+
+        The sum of rewards stops at the end of an episode: no transition crosses it.
+
+        Args:
+            index: ``(n, B)``.
+            discount: gamma, in [0, 1].
 
         Returns:
             The batch.
         """
-        starts = self.size - n_step + 1
-        flat = torch.randint(starts * self.num_envs, (batch_size,), generator=generator, device=self.rows.device)
-        if n_step == 1:
-            return self._one_step(flat, discount)
-        return self._n_step(flat, n_step, discount)
+        return self._one_step(index[0], discount) if len(index) == 1 else self._n_step(index, discount)
 
-    def _one_step(self, flat: Tensor, discount: float) -> Batch:
-        rows = Transitions(self.rows.flatten(0, 1).index_select(0, flat), self.layout, len(flat))
+    def _one_step(self, index: Tensor, discount: float) -> Batch:
+        rows = Transitions(self.rows.flatten(0, 1).index_select(0, index), self.layout, len(index))
         return Batch(
             rows.observation,
             rows.action,
@@ -90,18 +104,13 @@ class Replay:
             rows.mask,
         )
 
-    def _n_step(self, flat: Tensor, n_step: int, discount: float) -> Batch:
-        oldest = (self.head - self.size) % self.length
-        offset = torch.arange(n_step, device=flat.device).unsqueeze(1)
-        slot = (oldest + flat // self.num_envs + offset) % self.length
-        index = slot * self.num_envs + flat % self.num_envs  # (n, B)
-
+    def _n_step(self, index: Tensor, discount: float) -> Batch:
         stored = Transitions(self.rows.flatten(0, 1), self.layout, 0)
         terminated = stored.terminated[index]
         ended = terminated | stored.truncated[index]
         # A step takes part while no step before it in the window ended the episode.
         goes_on = torch.cat([torch.zeros_like(ended[:1]), ended[:-1]]).cumsum(0) == 0
-        power = torch.as_tensor(discount, dtype=torch.float32, device=flat.device) ** offset
+        power = discount ** torch.arange(len(index), dtype=torch.float32, device=index.device).unsqueeze(1)
         last = goes_on.sum(0, keepdim=True) - 1
         end = index.gather(0, last).squeeze(0)
         reward = (power * torch.where(goes_on, stored.reward[index], 0.0)).sum(0)

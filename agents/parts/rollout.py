@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from agents.parts.transition import Layout, Transitions
 
@@ -21,9 +22,7 @@ class Rollout:
 
     def __init__(self, layout: Layout, length: int, num_envs: int, device: torch.device) -> None:
         self.rows = torch.zeros(length, num_envs, layout.row_bytes, dtype=torch.uint8, device=device)
-        self.layout = layout
         self.size = 0
-        self.count = 0
 
     @property
     def full(self) -> bool:
@@ -34,18 +33,15 @@ class Rollout:
         """Store one step of all environments."""
         self.rows[self.size].copy_(transitions.packed)
         self.size += 1
-        self.count += transitions.count
 
-    def read(self) -> Transitions:
-        """All steps, ``(T, N)``; the next write starts anew."""
-        transitions = Transitions(self.rows, self.layout, self.count)
+    def read(self) -> Tensor:
+        """All rows, ``(T, N, bytes)``; the next write starts anew."""
         self.size = 0
-        self.count = 0
-        return transitions
+        return self.rows
 
     def state_dict(self) -> dict[str, Any]:
         """The steps that are written."""
-        return {"rows": self.rows[: self.size].clone(), "count": self.count}
+        return {"rows": self.rows[: self.size].clone()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore :meth:`state_dict` into a rollout of the same length and environments."""
@@ -57,4 +53,3 @@ class Rollout:
             )
         self.rows[: len(rows)].copy_(rows)
         self.size = len(rows)
-        self.count = int(state["count"])

@@ -45,31 +45,34 @@ class Layout:
             "valid": (torch.bool, ()),
         }
         self.has_reset_steps = spec.has_reset_steps
-        self.numpy_dtype = np.dtype(
+        packed = np.dtype(
             [(name, _NUMPY_DTYPES[dtype], shape) for name, (dtype, shape) in self.fields.items()], align=True
         )
+        assert packed.fields is not None
+        offsets = {name: int(field[1]) for name, field in packed.fields.items()}
         # A row of a multiple of 8 bytes keeps every field aligned in every row.
-        padded = -(-self.numpy_dtype.itemsize // 8) * 8
-        if padded != self.numpy_dtype.itemsize:
-            names = list(self.fields)
-            dtypes = self.numpy_dtype.fields
-            assert dtypes is not None
-            self.numpy_dtype = np.dtype(
-                {
-                    "names": names,
-                    "formats": [dtypes[name][0] for name in names],
-                    "offsets": [dtypes[name][1] for name in names],
-                    "itemsize": padded,
-                }
-            )
-        self.row_bytes = self.numpy_dtype.itemsize
+        self.row_bytes = -(-packed.itemsize // 8) * 8
+        self.numpy_dtype = np.dtype(
+            {
+                "names": list(offsets),
+                "formats": [packed.fields[name][0] for name in offsets],
+                "offsets": list(offsets.values()),
+                "itemsize": self.row_bytes,
+            }
+        )
+        # Plain numbers, which torch.compile can trace where it cannot trace a numpy dtype.
+        self._bytes = {
+            name: (offsets[name], offsets[name] + dtype.itemsize * math.prod(shape))
+            for name, (dtype, shape) in self.fields.items()
+        }
 
     def read(self, packed: Tensor, name: str) -> Tensor:
-        """A view of one field of packed rows ``(..., row_bytes)``: ``(..., *field)``."""
+        """One field of packed rows ``(..., row_bytes)``: ``(..., *field)``."""
         dtype, shape = self.fields[name]
-        assert self.numpy_dtype.fields is not None
-        offset = int(self.numpy_dtype.fields[name][1])
-        flat = packed[..., offset : offset + dtype.itemsize * math.prod(shape)].view(dtype)
+        start, stop = self._bytes[name]
+        raw = packed[..., start:stop]
+        # Flags by comparison, since Inductor fails on bytes that are viewed as bool.
+        flat = raw != 0 if dtype == torch.bool else raw.view(dtype)
         return flat.squeeze(-1) if shape == () else flat.view(*packed.shape[:-1], *shape)
 
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from agents.agent import Agent, Metrics
+from agents.agent import Agent
 from agents.run.checkpoint import write_atomic
 
 RECENT_EPISODES = 100
@@ -75,9 +75,9 @@ class Tracker:
         self.returns.append(episode_return)
         self.lengths.append(length)
 
-    def update(self, metrics: Sequence[Metrics]) -> None:
+    def update(self, metrics: Sequence[Tensor]) -> None:
         """Record gradient steps; their values stay on the device."""
-        self._pending.extend(torch.stack([m[name] for name in self.metric_names]) for m in metrics)
+        self._pending.extend(metrics)
 
     @property
     def return_mean(self) -> float:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import shutil
 import signal
 import sys
 import threading
@@ -24,6 +26,10 @@ from agents.run.tracking import DivergedError, Progress, Tracker
 
 # Evaluations while training see other episodes than training does, the same ones each time.
 EVALUATION_SEED_OFFSET = 1_000_003
+
+
+# A compiled gradient step saves 0.3 to 0.7 ms and takes up to 20 s to compile (benchmarks/train_speed.py --compile).
+UPDATES_WORTH_COMPILING = 50_000
 
 
 class Interrupted(Exception):
@@ -50,6 +56,7 @@ class Settings:
     seed: int = 0
     device: str = "cpu"
     threads: int = 1
+    compile: Literal["on", "off"] = "off"
     log_every: int = 1_000
     eval_every: int = 0
     eval_episodes: int = 20
@@ -76,6 +83,7 @@ def train(
     seed: int = 0,
     device: Literal["auto", "cpu", "cuda"] = "auto",
     threads: int = 1,
+    compile: Literal["auto", "on", "off"] = "auto",
     log_every: int = 1_000,
     eval_every: int = 0,
     eval_episodes: int = 20,
@@ -100,6 +108,8 @@ def train(
         seed: Seed of the environments, the weights and the agent's randomness, >= 0.
         device: Where the agent lives; "auto" is a GPU when there is one.
         threads: Threads of torch's CPU kernels, >= 1; more than 1 rarely pays for networks of this size.
+        compile: "on" makes loss and gradient one compiled graph, which is faster and takes seconds to start (more the
+            first time); "auto" does so where the run is long enough to earn them back and a compiler is there.
         log_every: Steps between two rows of metrics.csv, >= 1.
         eval_every: Steps between two evaluations of the greedy policy; 0 for none but the last.
         eval_episodes: Episodes of each evaluation, >= 1.
@@ -128,6 +138,7 @@ def train(
         seed=seed,
         device=_device(device),
         threads=threads,
+        compile=_compile(compile, agent, steps, num_envs, device),
         log_every=log_every,
         eval_every=eval_every,
         eval_episodes=eval_episodes,
@@ -141,7 +152,7 @@ def train(
     with _signals() as stop:
         envs = Envs(make_vec(env, num_envs, vectorization=vectorization, env_kwargs=env_kwargs), settings.device)
         try:
-            agent.build(envs.spec, device=settings.device, seed=seed)
+            agent.build(envs.spec, device=settings.device, seed=seed, compiled=settings.compile == "on")
             envs.reset(seed)
             run = _new_run(Path(run_dir), settings, type(agent).__name__.lower(), name)
             write_atomic(run / "config.yaml", dump_config(config).encode())
@@ -183,7 +194,7 @@ def resume(run: Path | str, *, steps: int | None = None, progress: bool = True) 
         )
         envs = Envs(env, settings.device)
         try:
-            agent.build(envs.spec, device=settings.device, seed=settings.seed)
+            agent.build(envs.spec, device=settings.device, seed=settings.seed, compiled=settings.compile == "on")
             agent.load_state_dict(state["agent"])
             envs.load_state_dict(state["envs"], seed=settings.seed + int(state["envs"]["steps"]))
             if steps is not None:
@@ -204,6 +215,15 @@ def _device(name: str) -> str:
     if name == "cuda" and not torch.cuda.is_available():
         raise ValueError("train: device is cuda, but torch finds no GPU")
     return name
+
+
+def _compile(choice: str, agent: Agent, steps: int, num_envs: int, device: str) -> Literal["on", "off"]:
+    """Resolve "auto": compile where that saves more time than it takes."""
+    if choice != "auto":
+        return "on" if choice == "on" else "off"
+    long_enough = agent.count_updates(steps, num_envs) >= UPDATES_WORTH_COMPILING
+    compiler = _device(device) == "cuda" or shutil.which(os.environ.get("CXX", "g++")) is not None
+    return "on" if long_enough and compiler else "off"
 
 
 def _new_run(root: Path, settings: Settings, agent: str, name: str) -> Path:
@@ -344,7 +364,7 @@ def _headline(agent: Agent, envs: Envs, settings: Settings) -> str:
     parameters = sum(p.numel() for p in agent.model.parameters())
     text = (
         f"{type(agent).__name__} on {settings.env}: {settings.num_envs} environments, {parameters:,} parameters, "
-        f"device {settings.device}, {settings.threads} threads, seed {settings.seed}"
+        f"device {settings.device}, {settings.threads} threads, compile {settings.compile}, seed {settings.seed}"
     )
     if not can_capture(envs.env):
         text += "\nthe state of these environments cannot be captured: a resumed run begins new episodes"
