@@ -78,7 +78,8 @@ class Sample:
         aliases: What error messages call this function or these tensors, where another function of the library
             raises them: name to the names that are fine too.
         extra: Further arguments of the class's call, by name.
-        owned: Tensors that the class holds as parameters of that name instead of taking them in its call.
+        owned: Tensors that the class holds instead of taking them in its call: parameters of that name, to which the
+            contract gives the sample's values, or whatever else ``build`` makes of those values.
         class_options: Further arguments of the class's constructor, by name.
         build: Makes the module, where ``Class(**options, **class_options, reduction=reduction)`` does not.
         output: Takes the loss from what the class returns.

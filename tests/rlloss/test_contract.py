@@ -369,13 +369,14 @@ def test_class_equals_function(sample: Sample, reduction: str) -> None:
     tensors, weight, mask = _inputs(sample), _weight(_loss_shape(sample)), _some_mask(_mask_shape(sample))
     expected = _loss(sample, reduction)(tensors, weight, mask)
     module = _module(sample, reduction).double()
-    for name in sample.owned:
+    owned = [name for name in sample.owned if isinstance(getattr(module, name, None), nn.Parameter)]
+    for name in owned:
         getattr(module, name).data.copy_(tensors[name].detach())
     actual = _call_module(sample, module, tensors, weight, mask)
     assert_close(actual, expected)
     gradients = _gradients(sample, expected, tensors)
-    for name in sample.predictions:
-        source = getattr(module, name) if name in sample.owned else tensors[name]
+    for name in (name for name in sample.predictions if name in owned or name not in sample.owned):
+        source = getattr(module, name) if name in owned else tensors[name]
         (gradient,) = torch.autograd.grad(actual.sum(), source, retain_graph=True)
         assert_close(gradient, gradients[name], f"gradient of {name}")
 
@@ -511,6 +512,16 @@ def test_mask_anywhere(sample: Sample) -> None:
     kept = _undo(sample, plain).where(mask, 0.0).sum()
     assert_close(_undo(sample, total), kept, "sum")
     assert_close(_undo(sample, mean), kept / _count(sample, tensors, mask, tuple(plain.shape)).sum(), "mean")
+
+
+@pytest.mark.parametrize(
+    "sample", [sample for sample in LOSSES if sample.mask_like is None or sample.count is not None], ids=lambda s: s.id
+)
+def test_mean_divides_by_what_is_kept(sample: Sample) -> None:
+    """The mean is the weighted sum over the count, and the weight is no part of the count."""
+    tensors, weight, mask = _inputs(sample), _weight(_loss_shape(sample)), _some_mask(_mask_shape(sample))
+    mean, total = (_undo(sample, _loss(sample, reduction)(tensors, weight, mask)) for reduction in ("mean", "sum"))
+    assert_close(mean, total / _count(sample, tensors, mask, tuple(weight.shape)).sum())
 
 
 @every_loss
