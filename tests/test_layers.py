@@ -59,9 +59,8 @@ def imports_of(source: str, module: str, *, is_package: bool = False) -> set[str
                 parents = parents[: len(parents) - node.level + 1]
                 base = ".".join([*parents, *([node.module] if node.module else [])])
             found |= {f"{base}.{alias.name}" for alias in node.names}
-        elif isinstance(node, ast.Call) and node.args and isinstance(node.args[0], ast.Constant):
-            if ast.unparse(node.func) in ("importlib.import_module", "__import__"):
-                found.add(str(node.args[0].value))
+        elif isinstance(node, ast.Call) and ast.unparse(node.func) in ("importlib.import_module", "__import__"):
+            found |= {str(argument.value) for argument in node.args[:1] if isinstance(argument, ast.Constant)}
     return found
 
 
