@@ -9,6 +9,17 @@ from torch import Tensor, nn
 from rlloss.core.reduction import Reduction, check_reduction
 
 
+def show_hyper_parameters(module: nn.Module) -> str:
+    """The constructor's arguments with their values, but for the modules and parameters that torch shows itself."""
+    names = [name for name in inspect.signature(type(module)).parameters if hasattr(module, name)]
+    values = {name: getattr(module, name) for name in names}
+    return ", ".join(
+        f"{name}={value.tolist() if isinstance(value, Tensor) and not value.is_meta else value!r}"
+        for name, value in values.items()
+        if not isinstance(value, nn.Module | nn.Parameter)
+    )
+
+
 class Loss(nn.Module):
     """A loss function with its hyper-parameters.
 
@@ -29,8 +40,4 @@ class Loss(nn.Module):
 
     def extra_repr(self) -> str:
         """The hyper-parameters, as in the constructor call."""
-        names = [name for name in inspect.signature(type(self)).parameters if hasattr(self, name)]
-        values = {name: getattr(self, name) for name in names}
-        return ", ".join(
-            f"{name}={value!r}" for name, value in values.items() if not isinstance(value, nn.Module | Tensor)
-        )
+        return show_hyper_parameters(self)

@@ -24,6 +24,7 @@ from rlloss.core.checks import (
     check_same_shape,
     check_shape,
 )
+from rlloss.core.module import show_hyper_parameters
 from rlloss.core.reduction import Reduction, fill_masked, promote
 from rlloss.supervised.regression import HuberLoss, RegressionLoss, mse_loss
 
@@ -154,6 +155,10 @@ class ValueLoss(nn.Module, ABC):
 
     outputs_per_action: int = 1
     double: bool = False  # type: ignore[assignment]  # hides Module.double(), a cast that no value loss needs
+
+    def extra_repr(self) -> str:
+        """The hyper-parameters, as in the constructor call."""
+        return show_hyper_parameters(self)
 
     @abstractmethod
     def q_values(self, outputs: Tensor) -> Tensor:

@@ -166,7 +166,11 @@ def rmse_loss(
     check_non_negative("rmse_loss", eps=eps)
     input, target = _prepare("rmse_loss", input, target, mask)
     loss = F.mse_loss(input, target, reduction="none")
-    squared = reduce_loss("rmse_loss", loss, weight=weight, mask=mask, reduction=reduction) + eps
+    squared = reduce_loss("rmse_loss", loss, weight=weight, mask=mask, reduction=reduction)
+    if eps:
+        # Added where something was kept: what the mask removes, and an empty batch, stay 0.
+        kept = torch.ones_like(loss, dtype=torch.bool) if mask is None else mask.expand_as(loss)
+        squared = torch.where(kept if reduction == "none" else kept.any(), squared + eps, squared)
     positive = squared > 0
     return torch.where(positive, torch.where(positive, squared, 1.0).sqrt(), squared * 0.0)
 
@@ -827,7 +831,7 @@ def gaussian_nll_loss(
         tensor(1.1931)
     """
     check_positive("gaussian_nll_loss", eps=eps)
-    check_float("gaussian_nll_loss", var=var)
+    check_float("gaussian_nll_loss", input=input, var=var)
     check_same_shape("gaussian_nll_loss", input=input, var=var)
     input, target = _prepare("gaussian_nll_loss", input, target, mask)
     input, target, var = promote(input, target, var)

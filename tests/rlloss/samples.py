@@ -1,0 +1,359 @@
+"""Sample inputs of every public function and loss: the one table that test_contract.py runs on.
+
+A new loss needs a :class:`Sample` here and nothing else; the contract finds the loss by itself and fails without one.
+The defaults fit an elementwise loss of tensors of one shape; each other field says where a loss differs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import rlloss
+
+Tensors = Mapping[str, Tensor]
+
+_generator = torch.Generator().manual_seed(7)
+
+
+def normal(*shape: int) -> Tensor:
+    """Standard normal numbers; float64, from which the tests make the other dtypes."""
+    return torch.randn(shape, generator=_generator, dtype=torch.float64)
+
+
+def uniform(*shape: int, low: float = 0.0, high: float = 1.0) -> Tensor:
+    """Uniform numbers in [low, high)."""
+    return low + (high - low) * torch.rand(shape, generator=_generator, dtype=torch.float64)
+
+
+def integers(*shape: int, high: int) -> Tensor:
+    """Integers in [0, high)."""
+    return torch.randint(high, shape, generator=_generator)
+
+
+def probabilities(*shape: int, dim: int) -> Tensor:
+    """Positive numbers that sum to one along ``dim``."""
+    return normal(*shape).softmax(dim)
+
+
+def log_probabilities(*shape: int) -> Tensor:
+    """Logarithms of numbers in (0.1, 0.9)."""
+    return uniform(*shape, low=0.1, high=0.9).log()
+
+
+def bools(*shape: int) -> Tensor:
+    """True in about one place of four."""
+    return uniform(*shape) < 0.25
+
+
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """Inputs of one function or class, and where it differs from an elementwise loss.
+
+    Attributes:
+        name: A name of ``rlloss.functional``, or a class of ``rlloss`` that has no function (``TDLoss``) or that needs
+            samples beyond its function's.
+        tensors: The tensor arguments by parameter name, in the order of the signature; floating-point ones in float64.
+        options: Hyper-parameters by name: of the function and of its class, or of the class alone.
+        label: Tells samples of one name apart.
+        predictions: The tensors that gradients reach; the first one by default.
+        unbatched: Tensors that have none of the mask's dimensions, such as class weights.
+        features: For each tensor, the dimensions that the mask does not have, such as that of the classes.
+        mask_like: The tensor that has the mask's shape (after ``features`` are taken away); by default the mask has
+            the shape of the unreduced loss. Say so for losses that reduce over what a mask removes: ranking lists
+            (mask on the list's elements, one loss a list), segmentation (mask on pixels, one loss an image).
+        coupled: Whether an element's loss depends on the other elements (in-batch negatives, a norm over the batch).
+        subset_dims: The mask's dimensions along which masking rows out equals leaving them out; by default all.
+        count: What each element of the unreduced loss counts in the mean, from the tensors and the mask (None: no
+            mask); by default 1 where it is kept. Only given where it differs: class weights, pairs in a list.
+        undo: Undoes what a loss does after reducing (the square, for a root): weight and reduction work beneath it.
+        extreme: Lowest and highest value that each of these tensors takes in the test of extremes; by default
+            +-1e4 for every prediction. Empty where the loss is infinite there by its definition.
+        classes: Integer tensors whose values must be in [0, n), and that n: what ``value_checks`` looks at.
+        unchecked: Tensors whose shape alone can be anything (no other argument determines it).
+        aliases: What error messages call this function or these tensors, where another function of the library
+            raises them: name to the names that are fine too.
+        extra: Further arguments of the class's call, by name.
+        owned: Tensors that the class holds instead of taking them in its call: parameters of that name, to which the
+            contract gives the sample's values, or whatever else ``build`` makes of those values.
+        class_options: Further arguments of the class's constructor, by name.
+        build: Makes the module, where ``Class(**options, **class_options, reduction=reduction)`` does not.
+        output: Takes the loss from what the class returns.
+    """
+
+    name: str
+    tensors: Tensors
+    options: Mapping[str, Any] = field(default_factory=dict)
+    label: str = ""
+    predictions: tuple[str, ...] = ()
+    unbatched: tuple[str, ...] = ()
+    features: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    mask_like: str | None = None
+    coupled: bool = False
+    subset_dims: tuple[int, ...] | None = None
+    count: Callable[[Tensors, Tensor | None], Tensor] | None = None
+    undo: Callable[[Tensor], Tensor] | None = None
+    extreme: Mapping[str, tuple[float, float]] | None = None
+    classes: Mapping[str, int] = field(default_factory=dict)
+    unchecked: tuple[str, ...] = ()
+    aliases: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    extra: Mapping[str, Any] = field(default_factory=dict)
+    owned: tuple[str, ...] = ()
+    class_options: Mapping[str, Any] = field(default_factory=dict)
+    build: Callable[[Any], nn.Module] | None = None
+    output: Callable[[Any], Tensor] | None = None
+
+    def __post_init__(self) -> None:
+        if not self.predictions:
+            object.__setattr__(self, "predictions", (next(iter(self.tensors)),))
+
+    @property
+    def id(self) -> str:
+        """What pytest calls the sample."""
+        return f"{self.name}-{self.label}" if self.label else self.name
+
+
+N, C, D = 6, 3, 4  # samples, classes, a further dimension: all different, so that no two shapes fit by accident
+T, B, A = 5, 3, 4  # time, batch, actions
+
+
+def _regression(name: str, label: str = "", **changes: Any) -> Sample:
+    tensors = {"input": normal(N, D) * 2, "target": normal(N, D) * 2}
+    return Sample(name, **{"tensors": tensors, "label": label, **changes})
+
+
+def _positive(low: float) -> dict[str, Tensor]:
+    return {"input": uniform(N, D, low=low, high=3.0), "target": uniform(N, D, low=low, high=3.0)}
+
+
+_REGRESSION = [
+    _regression("mae_loss"),
+    _regression("mse_loss"),
+    _regression("rmse_loss", undo=torch.square),
+    _regression("rmse_loss", "eps", options={"eps": 0.5}, undo=lambda loss: loss.square() - 0.5),
+    _regression("nmae_loss", coupled=True),
+    _regression("nmae_loss", "mean", options={"norm": "mean"}, coupled=True),
+    _regression("nmae_loss", "number", options={"norm": 2.5}),
+    _regression("huber_loss", options={"delta": 1.3}),
+    _regression("smooth_l1_loss", options={"beta": 0.7}),
+    _regression("smooth_l1_loss", "l1", options={"beta": 0.0}),
+    _regression("asymmetric_huber_loss", options={"delta": 1.2, "alpha": 2.0}),
+    _regression("asymmetric_huber_loss", "continuous", options={"delta": 1.2, "alpha": 0.5, "continuous": True}),
+    _regression("log_cosh_loss"),
+    _regression("mape_loss", options={"eps": 0.1}),
+    _regression("msle_loss", tensors=_positive(-0.5), extreme={"input": (-0.99, 1e4)}),
+    _regression("poisson_nll_loss", extreme={"input": (-1e4, 80.0)}),  # exp(1e4) is infinite by definition
+    _regression(
+        "poisson_nll_loss",
+        "rate",
+        tensors=_positive(0.1),
+        options={"log_input": False, "full": True, "eps": 1e-6},
+        extreme={"input": (0.0, 1e4)},
+    ),
+    _regression("quantile_loss", options={"quantile": 0.8}),
+    _regression("expectile_loss", options={"expectile": 0.3}),
+    _regression(
+        "gaussian_nll_loss",
+        tensors={"input": normal(N, D), "target": normal(N, D), "var": uniform(N, D, low=0.5, high=2.0)},
+        options={"full": True, "eps": 1e-4},
+        predictions=("input", "var"),
+        extreme={"input": (-1e4, 1e4), "var": (0.0, 1e4)},
+    ),
+]
+
+
+def _classification(name: str, label: str = "", **changes: Any) -> Sample:
+    """Logits ``(N, C, D)`` against class indices ``(N, D)``."""
+    fields: dict[str, Any] = {
+        "tensors": {"logits": normal(N, C, D) * 2, "target": integers(N, D, high=C)},
+        "features": {"logits": (1,)},
+        "classes": {"target": C},
+    }
+    return Sample(name, label=label, **{**fields, **changes})
+
+
+def _probabilities(name: str, **changes: Any) -> Sample:
+    """Class probabilities ``(N, C)`` against class indices ``(N,)``."""
+    tensors = {"logits": probabilities(N, C, dim=1), "target": integers(N, high=C)}
+    return _classification(name, "probabilities", tensors=tensors, extreme={"logits": (0.0, 1.0)}, **changes)
+
+
+_CLASS_WEIGHT = torch.tensor([0.5, 1.0, 2.0], dtype=torch.float64)
+
+
+def _count_class_weight(tensors: Tensors, mask: Tensor | None) -> Tensor:
+    count = _CLASS_WEIGHT[tensors["target"].where(mask, 0) if mask is not None else tensors["target"]]
+    return count if mask is None else count * mask
+
+
+_CLASSIFICATION = [
+    _classification("cross_entropy"),
+    _classification(
+        "cross_entropy",
+        "weighted",
+        options={"class_weight": _CLASS_WEIGHT, "label_smoothing": 0.1},
+        count=_count_class_weight,
+    ),
+    _classification("cross_entropy", "ignore", options={"ignore_index": -1}),
+    _probabilities("cross_entropy", options={"from_logits": False}),
+    _classification(
+        "cross_entropy",
+        "soft",
+        tensors={"logits": normal(N, C, D), "target": probabilities(N, C, D, dim=1)},
+        features={"logits": (1,), "target": (1,)},
+        options={"class_weight": _CLASS_WEIGHT, "label_smoothing": 0.2},
+        classes={},
+    ),
+    Sample("binary_cross_entropy", {"logits": normal(N, C), "target": uniform(N, C)}),
+    Sample(
+        "binary_cross_entropy",
+        {"logits": normal(N, C), "target": bools(N, C)},
+        options={"pos_weight": 3.0, "label_smoothing": 0.1},
+        label="bool",
+    ),
+    Sample(
+        "binary_cross_entropy",
+        {"logits": uniform(N, C, low=0.1, high=0.9), "target": uniform(N, C)},
+        options={"pos_weight": _CLASS_WEIGHT, "from_logits": False},
+        label="probabilities",
+        extreme={"logits": (0.0, 1.0)},
+        subset_dims=(0,),  # pos_weight has the classes too
+    ),
+    _classification("focal_loss", options={"gamma": 1.5, "alpha": 0.25}),
+    _classification("focal_loss", "root", options={"gamma": 0.5, "alpha": [0.5, 1.0, 2.0]}),
+    _classification("focal_loss", "gamma0", options={"gamma": 0.0}),
+    _probabilities("focal_loss", options={"from_logits": False}),
+    _classification("poly_loss"),
+    _classification(
+        "poly_loss",
+        "series",
+        options={"epsilon": [1.0, -0.5, 0.25], "divide_by_order": True, "label_smoothing": 0.1},
+    ),
+    _probabilities("poly_loss", options={"from_logits": False, "epsilon": 2.0}),
+]
+
+
+def _trajectory(*names: str) -> dict[str, Tensor]:
+    """Rewards, discounts and values ``(T, B)`` with a termination inside."""
+    discount = torch.full((T, B), 0.9, dtype=torch.float64)
+    discount[2, 1] = 0.0
+    return {name: discount.clone() if name == "discount" else normal(T, B) for name in names}
+
+
+def _returns(name: str, *names: str, **options: Any) -> list[Sample]:
+    """A recursion over time, without and with truncated steps; gradients reach every trajectory."""
+    plain = Sample(name, _trajectory(*names), options, predictions=names)
+    tensors = {**_trajectory(*names), "truncated": bools(T, B)}
+    return [plain, Sample(name, tensors, options, label="truncated", predictions=names)]
+
+
+_RETURNS = [
+    *_returns("lambda_returns", "reward", "discount", "next_value", lambda_=0.7),
+    *_returns("n_step_returns", "reward", "discount", "next_value", n=3),
+    *_returns("gae", "reward", "discount", "value", "next_value", lambda_=0.7),
+    Sample("normalize_advantage", {"advantage": normal(T, B)}),
+    Sample(
+        "normalize_advantage",
+        {"advantage": normal(T, B), "mask": ~bools(T, B)},
+        label="mask",
+        unchecked=("advantage",),  # of any shape; it is the mask that may not fit
+    ),
+]
+
+_ACTIONS: dict[str, Any] = {"features": {"q": (-1,)}, "classes": {"action": A}}
+_VALUE = [
+    Sample(
+        "q_learning_target",
+        {"reward": normal(B), "discount": uniform(B), "next_q": normal(B, A)},
+        predictions=("reward", "discount", "next_q"),
+    ),
+    Sample(
+        "q_learning_target",
+        {"reward": normal(T, B), "discount": uniform(T, B), "next_q": normal(T, B, A), "selector_q": normal(T, B, A)},
+        label="double",
+        predictions=("reward", "discount", "next_q"),
+    ),
+    Sample(
+        "q_value_loss",
+        {"q": normal(N, A), "action": integers(N, high=A), "target": normal(N)},
+        aliases={"q_value_loss": ("mse_loss",)},
+        **_ACTIONS,
+    ),
+    Sample(
+        "q_value_loss",
+        {"q": normal(T, B, A), "action": integers(T, B, high=A), "target": normal(T, B)},
+        options={"criterion": rlloss.functional.huber_loss},
+        label="huber",
+        aliases={"q_value_loss": ("huber_loss",)},
+        **_ACTIONS,
+    ),
+]
+
+
+def _td(label: str, criterion: type[rlloss.RegressionLoss], *prefix: int, double: bool = False) -> Sample:
+    tensors = {
+        "outputs": normal(*prefix, A),
+        "action": integers(*prefix, high=A),
+        "reward": normal(*prefix),
+        "discount": uniform(*prefix),
+        "next_outputs": normal(*prefix, A),
+    }
+    if double:
+        tensors["selector_outputs"] = normal(*prefix, A)
+    return Sample(
+        "TDLoss",
+        tensors,
+        label=label,
+        options={"double": double},
+        features={"outputs": (-1,), "next_outputs": (-1,), "selector_outputs": (-1,)},
+        classes={"action": A},
+        aliases={
+            "TDLoss": ("q_learning_target", "mse_loss", "huber_loss", "MSELoss", "HuberLoss"),
+            "outputs": ("q",),
+            "next_outputs": ("next_q",),
+            "selector_outputs": ("selector_q",),
+        },
+        build=lambda reduction: rlloss.TDLoss(criterion(reduction=reduction), double=double),
+        output=lambda result: result.loss,
+    )
+
+
+_TD = [
+    _td("", rlloss.HuberLoss, N),
+    _td("double", rlloss.MSELoss, T, B, double=True),
+]
+
+
+def _policy(name: str, label: str = "", *, old: bool = False, **changes: Any) -> Sample:
+    tensors = {"log_prob": log_probabilities(T, B)}
+    if old:
+        tensors["old_log_prob"] = log_probabilities(T, B)
+    tensors["advantage"] = normal(T, B)
+    extreme = {"log_prob": (-1e4, 0.0)}  # a log-probability above 0 is none
+    return Sample(name, tensors, label=label, **{"extreme": extreme, **changes})
+
+
+_UNUSED_OLD = {"old_log_prob": None}
+_POLICY = [
+    _policy("policy_gradient_loss", extra=_UNUSED_OLD),
+    _policy(
+        "PolicyGradientLoss",
+        "focal",
+        extra=_UNUSED_OLD,
+        build=lambda reduction: rlloss.PolicyGradientLoss(rlloss.FocalLoss(gamma=1.5, alpha=0.5), reduction=reduction),
+    ),
+    _policy(
+        "PolicyGradientLoss",
+        "poly",
+        extra=_UNUSED_OLD,
+        build=lambda reduction: rlloss.PolicyGradientLoss(rlloss.PolyLoss(epsilon=2.0), reduction=reduction),
+    ),
+    _policy("clipped_surrogate_loss", old=True, options={"clip": 0.3}),
+    Sample("entropy_loss", {"logits": normal(T, B, A)}, features={"logits": (-1,)}, unchecked=("logits",)),
+]
+
+SAMPLES: list[Sample] = [*_REGRESSION, *_CLASSIFICATION, *_RETURNS, *_VALUE, *_TD, *_POLICY]
