@@ -42,8 +42,9 @@ def make_parser() -> ArgumentParser:
     commands.add_subcommand("resume", command, help="go on with a run from its last checkpoint")
 
     command = ArgumentParser(description="Play whole episodes with the model of a run; nothing is unpickled.")
-    command.add_function_arguments(evaluate, as_positional=True)
-    command.add_argument("--json", type=bool, default=False, help="Print one JSON object instead of a line of text.")
+    command.add_function_arguments(evaluate, as_positional=True, skip={"video"})
+    command.add_argument("--video", action="store_true", help="Also film one episode into the run's videos/.")
+    command.add_argument("--json", action="store_true", help="Print one JSON object instead of a line of text.")
     commands.add_subcommand("evaluate", command, help="play episodes with a trained agent")
     return parser
 

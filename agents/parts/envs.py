@@ -64,16 +64,22 @@ def make_vec(
         raise ValueError(f"make_vec: num_envs must be >= 1, got {num_envs}")
     kwargs = dict(env_kwargs or {})
     try:
-        if ":" in env:
-            importlib.import_module(env.split(":")[0])
-        own = vectorization == "auto" and gymnasium.spec(env).vector_entry_point is not None
-        if own:
-            return gymnasium.make_vec(env, num_envs, vectorization_mode="vector_entry_point", **kwargs)
+        name = _import_module_of(env)
+        if vectorization == "auto" and gymnasium.spec(name).vector_entry_point is not None:
+            return gymnasium.make_vec(name, num_envs, vectorization_mode="vector_entry_point", **kwargs)
         mode = "async" if vectorization == "async" else "sync"
         vector_kwargs = {"autoreset_mode": AutoresetMode.SAME_STEP}
-        return gymnasium.make_vec(env, num_envs, vectorization_mode=mode, vector_kwargs=vector_kwargs, **kwargs)
+        return gymnasium.make_vec(name, num_envs, vectorization_mode=mode, vector_kwargs=vector_kwargs, **kwargs)
     except (gymnasium.error.Error, ImportError, TypeError, ValueError) as error:
         raise ValueError(f"make_vec: environment {env!r} cannot be made: {error}") from error
+
+
+def _import_module_of(env: str) -> str:
+    """Import the module of ``"module:Id-v0"``, and return the id."""
+    module, _, name = env.rpartition(":")
+    if module:
+        importlib.import_module(module)
+    return name
 
 
 @contextmanager
@@ -85,7 +91,7 @@ def record_video(env: str, folder: Path, *, env_kwargs: Mapping[str, Any] | None
     """
 
     def make() -> gymnasium.Env[Any, Any]:
-        single = gymnasium.make(env, render_mode="rgb_array", **dict(env_kwargs or {}))
+        single = gymnasium.make(_import_module_of(env), render_mode="rgb_array", **dict(env_kwargs or {}))
         return gymnasium.wrappers.RecordVideo(single, str(folder), episode_trigger=lambda episode: True)
 
     try:

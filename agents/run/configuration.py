@@ -7,9 +7,10 @@ constructor's arguments under their own names, so its configuration can be read 
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import yaml
 from jsonargparse import ArgumentError, ArgumentParser
@@ -17,7 +18,8 @@ from torch import Tensor
 
 from agents.agent import Agent
 
-T = TypeVar("T")
+# jsonargparse's words for a name that is neither a known class nor module.Class.
+_UNKNOWN_CLASS = r"no class \1 fits here (see --help for those that do; your own is named as my_module.\1)"
 
 
 def describe(value: Any) -> Any:
@@ -86,6 +88,10 @@ def one_line(error: Exception) -> str:
             ("Problem with given class_path", "Does not validate", "Subtypes:", "Errors:", "Given value")
         ):
             complaint = complaint or line
+    complaint = re.sub(r"Expected a dot import path string: (.*)", _UNKNOWN_CLASS, complaint)
+    complaint = re.sub(r"Expected a typing.Literal(\[.*?\])", r"must be one of \1", complaint)
+    complaint = re.sub(r"Expected a <class '(\w+)'>(\. Got value: )?", r"must be of type \1\2", complaint)
+    complaint = complaint.replace(". Got value: ", ", got ")
     return ": ".join(part for part in (".".join(keys), complaint or str(error).splitlines()[0]) if part)
 
 

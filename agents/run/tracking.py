@@ -198,7 +198,7 @@ class Progress:
             shown = {"return": f"{tracker.return_mean:.1f}", "loss": f"{tracker.last_loss:.3g}"}
             if "epsilon" in (numbers := status()):
                 shown["epsilon"] = f"{numbers['epsilon']:.2f}"
-            self._bar.set_postfix(shown, refresh=False)
+            self._bar.set_postfix({name: text for name, text in shown.items() if text != "nan"}, refresh=False)
 
     def close(self) -> None:
         """Leave the line as it stands."""
