@@ -88,7 +88,9 @@ def _check(name: str, options: dict[str, Any], formula: Formula, pairs: list[tup
     wanted = [formula(x, y) for x, y in pairs]
     actual = getattr(F, name)(input, target, **options, reduction="none")
     torch.testing.assert_close(actual, double(wanted), rtol=1e-9, atol=1e-9)
-    assert getattr(F, name)(input, target, **options).item() == pytest.approx(sum(wanted) / len(wanted), rel=1e-9, abs=1e-9)
+    assert getattr(F, name)(input, target, **options).item() == pytest.approx(
+        sum(wanted) / len(wanted), rel=1e-9, abs=1e-9
+    )
 
 
 @pytest.mark.parametrize(("name", "options", "formula"), ELEMENTWISE, ids=_id)
