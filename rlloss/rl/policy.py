@@ -6,6 +6,7 @@ log-probabilities are constants: gradients reach the new log-probabilities (or t
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 
 import torch
@@ -106,8 +107,12 @@ def clipped_surrogate_loss(
     log_prob, old_log_prob, advantage = _prepare(
         "clipped_surrogate_loss", mask, log_prob, old_log_prob=old_log_prob, advantage=advantage
     )
-    ratio = torch.exp(log_prob - old_log_prob)
-    loss = -torch.minimum(ratio * advantage, ratio.clamp(1.0 - clip, 1.0 + clip) * advantage)
+    # The minimum bounds the ratio below where the advantage is negative and above elsewhere. The bounds are put on its
+    # logarithm: a ratio that overflows where it is clipped would have a NaN gradient.
+    log_ratio = log_prob - old_log_prob
+    lowest = math.log1p(-clip) if clip < 1.0 else -math.inf
+    log_ratio = torch.where(advantage < 0, log_ratio.clamp(min=lowest), log_ratio.clamp(max=math.log1p(clip)))
+    loss = -torch.exp(log_ratio) * advantage
     return reduce_loss("clipped_surrogate_loss", loss, weight=weight, mask=mask, reduction=reduction)
 
 

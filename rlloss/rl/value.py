@@ -23,6 +23,7 @@ from rlloss.core.checks import (
     check_real,
     check_same_shape,
     check_shape,
+    check_tensor,
 )
 from rlloss.core.module import show_hyper_parameters
 from rlloss.core.reduction import Reduction, fill_masked, promote
@@ -244,6 +245,8 @@ class TDLoss(ValueLoss):
         if self.double and selector_outputs is None:
             raise ValueError("TDLoss: double=True needs selector_outputs, the online network at the successor")
         chosen = _chosen_value("TDLoss", outputs, action, mask)
+        check_tensor("TDLoss", next_outputs=next_outputs)
+        check_same_shape("TDLoss", outputs=outputs, next_outputs=next_outputs)
         with torch.no_grad():
             selector = selector_outputs if self.double else None
             target = q_learning_target(reward, discount, next_outputs, selector_q=selector)

@@ -58,13 +58,14 @@ def _prepare_indices(
     shape = _loss_shape(logits)
     check_shape(function, "target", target, shape, "the shape of logits without its class dimension")
     check_mask(function, mask, shape)
+    target = target.long()  # before the comparison: -100 would wrap around to a label of a small dtype
     keep = target != ignore_index
     if mask is not None:
         keep = keep & mask
     check_labels(function, "target", target, logits.shape[_class_dim(logits)], keep)
     (logits,) = promote(logits)
     # Class 0 stands in for what is left out: any valid index will do, since reduce_loss drops it.
-    return _fill_classes(keep, logits), fill_masked(keep, target, 0).long(), keep
+    return _fill_classes(keep, logits), fill_masked(keep, target, 0), keep
 
 
 def _as_logits(logits: Tensor, from_logits: bool) -> Tensor:
@@ -345,10 +346,17 @@ def _focal(log_p_t: Tensor, gamma: float) -> Tensor:
     return -(miss.clamp(min=torch.finfo(miss.dtype).tiny) ** gamma) * log_p_t
 
 
+def _check_alpha(function: str, alpha: Tensor | Sequence[float] | float | None) -> None:
+    """Raise a ValueError for a number below 0; those of a tensor are not read from the device."""
+    if alpha is None or isinstance(alpha, Tensor):
+        return
+    for value in [alpha] if isinstance(alpha, int | float) else alpha:
+        check_non_negative(function, alpha=value)
+
+
 def _class_alpha(function: str, alpha: Tensor | Sequence[float] | float, logits: Tensor, target: Tensor) -> Tensor:
     """The factor of each sample: one number for all, or that of its class."""
     if isinstance(alpha, int | float):
-        check_non_negative(function, alpha=alpha)
         return torch.full((), float(alpha), dtype=logits.dtype, device=logits.device)
     per_class = torch.as_tensor(alpha, dtype=logits.dtype, device=logits.device).detach()
     check_shape(function, "alpha", per_class, (logits.shape[_class_dim(logits)],), "one per class")
@@ -396,6 +404,7 @@ def focal_loss(
         tensor(0.3466)
     """
     check_non_negative("focal_loss", gamma=gamma)
+    _check_alpha("focal_loss", alpha)
     logits, target, keep = _prepare_indices("focal_loss", logits, target, mask, ignore_index)
     loss = _focal(_log_p_t(logits, target, from_logits), gamma)
     if alpha is not None:
@@ -417,8 +426,7 @@ class FocalLoss(ClassificationLoss):
     ) -> None:
         super().__init__(reduction=reduction)
         check_non_negative("FocalLoss", gamma=gamma)
-        if isinstance(alpha, int | float):
-            check_non_negative("FocalLoss", alpha=alpha)
+        _check_alpha("FocalLoss", alpha)
         self.gamma = gamma
         self.alpha = alpha
         self.ignore_index = ignore_index

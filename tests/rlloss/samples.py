@@ -17,7 +17,8 @@ import rlloss
 
 Tensors = Mapping[str, Tensor]
 
-_generator = torch.Generator().manual_seed(7)
+_SEED = 7
+_generator = torch.Generator().manual_seed(_SEED)
 
 
 def normal(*shape: int) -> Tensor:
@@ -110,6 +111,8 @@ class Sample:
     def __post_init__(self) -> None:
         if not self.predictions:
             object.__setattr__(self, "predictions", (next(iter(self.tensors)),))
+        # The next sample starts from the same seed: a sample added or moved does not change the numbers of the others.
+        _generator.manual_seed(_SEED)
 
     @property
     def id(self) -> str:

@@ -1,0 +1,247 @@
+"""Bellman targets and value losses against loops over transitions."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+import rlloss
+import rlloss.functional as F
+from tests.conftest import assert_close
+
+A = 3
+values = st.floats(-10, 10)
+row = st.lists(values, min_size=A, max_size=A)
+# outputs, action, reward, discount, next outputs, selector
+transitions = st.lists(
+    st.tuples(row, st.integers(0, A - 1), values, st.sampled_from([0.0, 0.9, 1.0]), row, row), min_size=1, max_size=5
+)
+Transitions = list[tuple[list[float], int, float, float, list[float], list[float]]]
+
+
+def double(numbers: Any) -> Tensor:
+    return torch.tensor(numbers, dtype=torch.float64)
+
+
+def columns(batch: Transitions) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    q, action, reward, discount, next_q, selector = ([step[column] for step in batch] for column in range(6))
+    return double(q), torch.tensor(action), double(reward), double(discount), double(next_q), double(selector)
+
+
+def first_best(q: list[float]) -> int:
+    return max(range(len(q)), key=lambda action: (q[action], -action))
+
+
+def q_target(reward: float, discount: float, next_q: list[float], chooser: list[float]) -> float:
+    return reward + discount * next_q[first_best(chooser)]
+
+
+# Targets
+
+
+@given(batch=transitions)
+def test_q_learning_target(batch: Transitions) -> None:
+    _, _, reward, discount, next_q, selector = columns(batch)
+    plain = [q_target(r, d, after, after) for _, _, r, d, after, _ in batch]
+    assert_close(F.q_learning_target(reward, discount, next_q), double(plain))
+    doubled = [q_target(r, d, after, chooser) for _, _, r, d, after, chooser in batch]
+    assert_close(F.q_learning_target(reward, discount, next_q, selector_q=selector), double(doubled))
+    assert_close(F.q_learning_target(reward, discount, next_q, selector_q=next_q), double(plain))
+
+
+def test_double_q_lets_one_choose_and_the_other_value() -> None:
+    """The selector likes action 2, the evaluator likes action 0: neither's maximum is the target."""
+    next_q, selector = torch.tensor([[9.0, 5.0, 4.0]]), torch.tensor([[1.0, 2.0, 7.0]])
+    target = F.q_learning_target(torch.tensor([1.0]), torch.tensor([0.5]), next_q, selector_q=selector)
+    assert target.tolist() == [1.0 + 0.5 * 4.0]
+
+
+def test_a_termination_does_not_bootstrap() -> None:
+    target = F.q_learning_target(torch.tensor([1.0]), torch.tensor([0.0]), torch.tensor([[100.0, 200.0]]))
+    assert target.tolist() == [1.0]
+
+
+def test_targets_have_any_batch_shape() -> None:
+    reward, discount, next_q, selector = torch.randn(4, 2), torch.rand(4, 2), torch.randn(4, 2, A), torch.randn(4, 2, A)
+    whole = F.q_learning_target(reward, discount, next_q, selector_q=selector)
+    rows = F.q_learning_target(
+        reward.flatten(), discount.flatten(), next_q.flatten(0, 1), selector_q=selector.flatten(0, 1)
+    )
+    assert_close(whole, rows.reshape(4, 2))
+    assert F.q_learning_target(reward[0, 0], discount[0, 0], next_q[0, 0]).shape == ()
+
+
+def test_targets_are_differentiable_but_not_through_the_choice() -> None:
+    next_q, selector = torch.randn(2, A, requires_grad=True), torch.randn(2, A, requires_grad=True)
+    target = F.q_learning_target(torch.zeros(2), torch.full((2,), 0.9), next_q, selector_q=selector)
+    to_value, to_choice = torch.autograd.grad(target.sum(), (next_q, selector), allow_unused=True)
+    assert to_value.sum().item() == pytest.approx(1.8)
+    assert to_choice is None
+
+
+def test_target_errors() -> None:
+    one = torch.ones(2)
+    with pytest.raises(ValueError, match=r"^q_learning_target: reward must have shape \(2,\) .*, got \(3,\)$"):
+        F.q_learning_target(torch.ones(3), torch.ones(3), torch.ones(2, A))
+    wanted = (
+        r"^q_learning_target: next_q and selector_q must have the same shape, got next_q \(2, 3\), selector_q \(2, 4\)$"
+    )
+    with pytest.raises(ValueError, match=wanted):
+        F.q_learning_target(one, one, torch.ones(2, A), selector_q=torch.ones(2, A + 1))
+    with pytest.raises(ValueError, match=r"^q_learning_target: next_q must have shape \(\.\.\., A\), got \(\)$"):
+        F.q_learning_target(one[0], one[0], one[0])
+
+
+# q_value_loss
+
+
+@given(batch=transitions)
+def test_q_value_loss(batch: Transitions) -> None:
+    """(Q(s, a) - target)^2, without a factor 1/2; the gradient is twice the error at the action taken."""
+    q, action, target, *_ = columns(batch)
+    q.requires_grad_()
+    wanted = [(step[0][step[1]] - step[2]) ** 2 for step in batch]
+    assert_close(F.q_value_loss(q, action, target, reduction="none"), double(wanted))
+    loss = F.q_value_loss(q, action, target)
+    assert_close(loss, double(sum(wanted) / len(wanted)))
+    slopes = [[2 * (step[0][a] - step[2]) / len(batch) if a == step[1] else 0.0 for a in range(A)] for step in batch]
+    assert_close(torch.autograd.grad(loss, q)[0], double(slopes))
+
+
+CRITERIA = [F.mae_loss, F.mse_loss, F.huber_loss, F.smooth_l1_loss, F.log_cosh_loss, F.quantile_loss, F.expectile_loss]
+
+
+@pytest.mark.parametrize("criterion", CRITERIA)
+def test_q_value_loss_takes_any_criterion(criterion: Any) -> None:
+    q, action, target = torch.randn(6, A), torch.randint(A, (6,)), torch.randn(6)
+    weight, mask = torch.rand(6), torch.tensor([True, False, True, True, False, True])
+    chosen = torch.stack([q[i, a] for i, a in enumerate(action.tolist())])
+    for reduction in ("none", "mean", "sum"):
+        options: dict[str, Any] = {"weight": weight, "mask": mask, "reduction": reduction}
+        assert_close(
+            F.q_value_loss(q, action, target, criterion=criterion, **options), criterion(chosen, target, **options)
+        )
+
+
+@pytest.mark.parametrize("padding", [-1, -100, A, 10**9])
+def test_masked_out_actions_may_be_any_number(padding: int) -> None:
+    q, action, mask = torch.randn(2, A), torch.tensor([1, padding]), torch.tensor([True, False])
+    loss = F.q_value_loss(q, action, torch.zeros(2), mask=mask)
+    assert_close(loss, q[0, 1].square())
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int32, torch.int64])
+def test_actions_of_any_integer_dtype(dtype: torch.dtype) -> None:
+    q, action = torch.randn(2, A), torch.tensor([2, 0])
+    assert_close(F.q_value_loss(q, action.to(dtype), torch.zeros(2)), F.q_value_loss(q, action, torch.zeros(2)))
+
+
+def test_q_value_loss_errors() -> None:
+    q, action, target = torch.randn(2, A), torch.tensor([0, 1]), torch.zeros(2)
+    with pytest.raises(ValueError, match=r"^q_value_loss: target must have shape \(2,\) .*, got \(2, 1\)$"):
+        F.q_value_loss(q, action, target[:, None])
+    with pytest.raises(ValueError, match=r"^q_value_loss: action must have shape \(2,\) .*, got \(2, 1\)$"):
+        F.q_value_loss(q, action[:, None], target[:, None])
+    with pytest.raises(ValueError, match=r"^q_value_loss: action must have an integer dtype, got torch\.float32$"):
+        F.q_value_loss(q, action.float(), target)
+
+
+# TDLoss
+
+
+def half_square_or_line(error: float) -> float:
+    return error**2 / 2 if abs(error) <= 1 else abs(error) - 0.5
+
+
+@given(batch=transitions, doubled=st.booleans())
+def test_td_loss(batch: Transitions, doubled: bool) -> None:
+    q, action, reward, discount, next_q, selector = columns(batch)
+    q.requires_grad_()
+    chosen = [step[0][step[1]] for step in batch]
+    targets = [q_target(r, d, after, chooser if doubled else after) for _, _, r, d, after, chooser in batch]
+    errors = [target - value for target, value in zip(targets, chosen, strict=True)]
+    loss, td_error = rlloss.TDLoss(double=doubled)(q, action, reward, discount, next_q, selector_outputs=selector)
+    assert_close(td_error, double(errors))
+    assert not td_error.requires_grad
+    assert_close(loss, double(sum(half_square_or_line(error) for error in errors) / len(errors)))
+    slopes = [
+        [-max(-1.0, min(1.0, error)) / len(batch) if a == step[1] else 0.0 for a in range(A)]
+        for error, step in zip(errors, batch, strict=True)
+    ]
+    assert_close(torch.autograd.grad(loss, q)[0], double(slopes))
+
+
+REGRESSION = [cls for cls in vars(rlloss).values() if isinstance(cls, type) and issubclass(cls, rlloss.RegressionLoss)]
+
+
+@pytest.mark.parametrize("cls", [cls for cls in REGRESSION if cls is not rlloss.RegressionLoss])
+@pytest.mark.parametrize("reduction", ["none", "mean", "sum"])
+def test_td_loss_takes_any_regression_loss(cls: type[rlloss.RegressionLoss], reduction: Any) -> None:
+    """Its reduction is the loss's."""
+    criterion = cls(reduction=reduction)
+    outputs, next_outputs = torch.rand(6, A), torch.rand(6, A)  # positive, as some of them need
+    action, reward, discount = torch.randint(A, (6,)), torch.rand(6), torch.rand(6)
+    weight, mask = torch.rand(6), torch.tensor([True, False, True, True, False, True])
+    target = reward + discount * next_outputs.max(-1).values
+    chosen = torch.stack([outputs[i, a] for i, a in enumerate(action.tolist())])
+    loss, td_error = rlloss.TDLoss(criterion)(outputs, action, reward, discount, next_outputs, weight=weight, mask=mask)
+    assert_close(loss, criterion(chosen, target, weight=weight, mask=mask))
+    assert_close(td_error, (target - chosen).where(mask, 0.0))
+
+
+def test_td_error_is_that_of_the_unweighted_target_and_zero_where_masked_out() -> None:
+    outputs = torch.tensor([[1.0, 0.0], [math.nan, math.nan]])
+    result = rlloss.TDLoss()(
+        outputs,
+        torch.tensor([0, -1]),
+        torch.tensor([3.0, math.nan]),
+        torch.tensor([0.5, math.nan]),
+        torch.tensor([[2.0, 4.0], [math.nan, math.nan]]),
+        weight=torch.tensor([100.0, math.nan]),
+        mask=torch.tensor([True, False]),
+    )
+    assert result.td_error.tolist() == [4.0, 0.0]
+    assert result.loss == 350.0
+
+
+def test_td_loss_of_half_precision_gives_float32() -> None:
+    outputs, next_outputs = torch.randn(2, A).half(), torch.randn(2, A).half()
+    result = rlloss.TDLoss()(outputs, torch.tensor([0, 1]), torch.zeros(2), torch.ones(2), next_outputs)
+    assert result.loss.dtype == result.td_error.dtype == torch.float32
+
+
+def test_double_needs_the_selector_and_plain_ignores_it() -> None:
+    arguments = (torch.randn(2, A), torch.tensor([0, 1]), torch.zeros(2), torch.ones(2), torch.randn(2, A))
+    with pytest.raises(ValueError, match=r"^TDLoss: double=True needs selector_outputs"):
+        rlloss.TDLoss(double=True)(*arguments)
+    assert_close(rlloss.TDLoss()(*arguments, selector_outputs=torch.randn(2, A)).loss, rlloss.TDLoss()(*arguments).loss)
+
+
+def test_td_loss_is_a_value_loss_whose_outputs_are_action_values() -> None:
+    loss = rlloss.TDLoss(rlloss.MSELoss(), double=True)
+    assert isinstance(loss, rlloss.ValueLoss)
+    assert loss.double is True and rlloss.TDLoss().double is False
+    assert loss.outputs_per_action == 1
+    q = torch.randn(2, A)
+    assert loss.q_values(q) is q
+    assert isinstance(rlloss.TDLoss().criterion, rlloss.HuberLoss)
+
+
+@pytest.mark.parametrize(
+    "criterion", [rlloss.CrossEntropyLoss(), rlloss.GaussianNLLLoss(), torch.nn.MSELoss(), F.mse_loss]
+)
+def test_td_loss_wants_a_regression_loss(criterion: Any) -> None:
+    with pytest.raises(TypeError, match=r"^TDLoss: criterion must be a RegressionLoss, got "):
+        rlloss.TDLoss(criterion)
+
+
+def test_outputs_of_another_number_of_actions_are_an_error() -> None:
+    wanted = r"^TDLoss: outputs and next_outputs must have the same shape, got outputs \(2, 3\), next_outputs \(2, 4\)$"
+    with pytest.raises(ValueError, match=wanted):
+        rlloss.TDLoss()(torch.randn(2, A), torch.tensor([0, 1]), torch.zeros(2), torch.ones(2), torch.randn(2, A + 1))
