@@ -12,7 +12,7 @@ PYTHON = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 
 
 def block(start: str) -> str:
-    found = [code for code in PYTHON if code.startswith(start)]
+    found: list[str] = [code for code in PYTHON if code.startswith(start)]
     assert len(found) == 1, f"README has {len(found)} Python examples that start with {start!r}"
     return found[0]
 
