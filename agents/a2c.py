@@ -197,6 +197,10 @@ class A2C(Agent):
         """Append one step of all environments to the rollout."""
         self.rollout.write(transitions)
 
+    def cut(self) -> None:
+        """Mark the newest transitions as truncated."""
+        self.rollout.cut()
+
     def compute_loss(self, batch: PolicyBatch) -> tuple[Tensor, Metrics]:
         """Policy loss + value_coefficient * critic loss + entropy_coefficient * entropy loss."""
         advantage, mask = batch.advantage, batch.mask

@@ -87,6 +87,10 @@ class Agent(ABC):
         """Take in one step of all environments."""
 
     @abstractmethod
+    def cut(self) -> None:
+        """End all episodes at the last step observed: the environments were restarted from outside."""
+
+    @abstractmethod
     def compute_loss(self, batch: Any) -> tuple[Tensor, Metrics]:
         """The loss of a batch and scalars to log, in the order of :attr:`metric_names`; changes nothing."""
 

@@ -174,6 +174,11 @@ class DQN(Agent):
         self.replay.write(transitions)
         self.steps += transitions.count
 
+    def cut(self) -> None:
+        """Mark the newest transitions as truncated."""
+        if self.replay is not None:
+            self.replay.cut()
+
     def compute_loss(self, batch: Batch) -> tuple[Tensor, Metrics]:
         """The value loss of sampled transitions."""
         outputs = self.network(batch.observation)

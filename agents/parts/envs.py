@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import importlib
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
@@ -217,14 +217,14 @@ class Envs:
         self._buffers = [_Buffer(self.layout, env.num_envs, self.device) for _ in range(2)]
         self._current: np.ndarray
         n = env.num_envs
-        self._needs_reset = np.zeros(n, dtype=np.bool_)
+        self._needs_reset: np.ndarray | None = None
         self._returns = np.zeros(n)
         self._lengths = np.zeros(n, dtype=np.int64)
 
     def reset(self, seed: int | None = None) -> None:
         """Start new episodes everywhere; environment i gets ``seed + i``."""
-        observation, _ = self.env.reset(seed=seed)
-        self._needs_reset[:] = False
+        observation, _ = self._call(self.env.reset, seed=seed)
+        self._needs_reset = None
         self._returns[:] = 0.0
         self._lengths[:] = 0
         self._current = self._stored(observation)
@@ -253,28 +253,30 @@ class Envs:
             EnvironmentFault: An environment raised, or returned a reward or observation that is not finite.
         """
         actions = action.numpy()
-        valid = ~self._needs_reset
         observation, reward, terminated, truncated, info = self._step(actions)
-        done = (terminated | truncated) & valid
+        resetting = self._needs_reset  # None where no row of this step is a reset
+        done = terminated | truncated
+        if resetting is not None:
+            done &= ~resetting
+            reward = np.where(resetting, 0.0, reward)
+        any_done = bool(done.any())
 
-        current = self._stored(observation)
-        successor = current
-        if done.any():
-            if self._mode is AutoresetMode.SAME_STEP:
-                successor = self._with_final(current, info, done)
-            elif self._mode is AutoresetMode.DISABLED:
-                current = current.copy()
-                restarted, _ = self.env.reset(options={"reset_mask": done})
-                current[done] = self._stored(restarted)[done]
-            else:
+        current = successor = self._stored(observation)
+        self._needs_reset = None
+        if any_done:
+            if self._mode is AutoresetMode.NEXT_STEP:
                 self._needs_reset = done
-        elif self._mode is AutoresetMode.NEXT_STEP:
-            self._needs_reset = done
+            elif self._mode is AutoresetMode.SAME_STEP:
+                successor = self._with_final(current, info, done)
+            else:
+                current = current.copy()
+                restarted, _ = self._call(self.env.reset, options={"reset_mask": done.copy()})
+                current[done] = self._stored(restarted)[done]
         self._check_finite("reward", reward)
         self._check_finite("observation", successor)
-        if successor is not current:
+        if current is not successor:
             self._check_finite("observation", current)
-        self._record(reward, valid, done)
+        count = self._record(reward, done, any_done, resetting)
 
         self._buffers.reverse()
         buffer = self._buffers[0]
@@ -284,20 +286,25 @@ class Envs:
         buffer.reward[:] = reward
         buffer.terminated[:] = terminated
         buffer.truncated[:] = truncated
-        buffer.valid[:] = valid
+        buffer.valid[:] = True if resetting is None else ~resetting
         buffer.acting[:] = current
         self._current = current
         packed, self.observation = buffer.send()
-        return Transitions(packed, self.layout, int(np.count_nonzero(valid)))
+        return Transitions(packed, self.layout, count)
 
     def _step(self, actions: np.ndarray) -> tuple[Any, ...]:
         if isinstance(self.spec.action, Box):
             space = self.env.single_action_space
             actions = np.clip(actions, space.low, space.high).astype(space.dtype, copy=False)  # type: ignore[attr-defined]
-        else:
+        elif self._action_start:
             actions = actions + self._action_start
+        result: tuple[Any, ...] = self._call(self.env.step, actions)
+        return result
+
+    def _call(self, function: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+        """Call the environments; what they raise becomes an EnvironmentFault that says where."""
         try:
-            return self.env.step(actions)
+            return function(*arguments, **options)
         except Exception as error:
             index = _failed_index(error)
             where = "an environment" if index is None else f"environment {index}"
@@ -315,25 +322,31 @@ class Envs:
     def _check_finite(self, what: str, values: Any) -> None:
         if what == "observation" and not self._check_observation:
             return
-        finite = np.isfinite(values)
-        if finite.all():
+        # A sum is finite only if its terms are; it costs half of looking at each.
+        if math.isfinite(np.add.reduce(values, axis=None)):
             return
-        bad = ~finite.reshape(len(finite), -1).all(axis=1)
-        index = int(np.flatnonzero(bad)[0])
-        raise EnvironmentFault(
-            f"environment {index} returned a {what} that is not finite at step {self.steps}: {values[index]}"
-        )
+        finite = np.isfinite(values).reshape(len(values), -1).all(axis=1)
+        for index in np.flatnonzero(~finite):
+            raise EnvironmentFault(
+                f"environment {index} returned a {what} that is not finite at step {self.steps}: {values[index]}"
+            )
 
-    def _record(self, reward: Any, valid: np.ndarray, done: np.ndarray) -> None:
-        self.steps += int(np.count_nonzero(valid))
-        self._returns += np.where(valid, reward, 0.0)
-        self._lengths += valid
+    def _record(self, reward: Any, done: np.ndarray, any_done: bool, resetting: np.ndarray | None) -> int:
+        """Count steps and episodes; return how many rows of this step are transitions."""
+        count = len(done)
+        self._returns += reward
+        self._lengths += 1
+        if resetting is not None:
+            count -= int(np.count_nonzero(resetting))
+            self._lengths[resetting] = 0
+        self.steps += count
         self.finished = []
-        if done.any():
+        if any_done:
             ended = np.flatnonzero(done)
             self.finished = [(int(i), float(self._returns[i]), int(self._lengths[i])) for i in ended]
             self._returns[done] = 0.0
             self._lengths[done] = 0
+        return count
 
     def close(self) -> None:
         """Close the environments; an error while closing hides nothing that matters."""
@@ -348,7 +361,7 @@ class Envs:
             "steps": self.steps,
             "env": _capture(self.env),
             "current": torch.from_numpy(self._current.copy()),
-            "needs_reset": torch.from_numpy(self._needs_reset.copy()),
+            "needs_reset": None if self._needs_reset is None else torch.from_numpy(self._needs_reset.copy()),
             "returns": torch.from_numpy(self._returns.copy()),
             "lengths": torch.from_numpy(self._lengths.copy()),
         }
@@ -362,7 +375,7 @@ class Envs:
         self.env.close()
         self.env = cloudpickle.loads(state["env"].numpy().tobytes())
         self._current = state["current"].numpy().copy()
-        self._needs_reset = state["needs_reset"].numpy().copy()
+        self._needs_reset = None if state["needs_reset"] is None else state["needs_reset"].numpy().copy()
         self._returns = state["returns"].numpy().copy()
         self._lengths = state["lengths"].numpy().copy()
         self.observation = torch.from_numpy(self._current).to(self.device)

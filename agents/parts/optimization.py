@@ -101,7 +101,7 @@ class Learner:
         # Without this setting torch.compile stops at autograd.grad, and loss and gradient become two graphs.
         torch._dynamo.config.trace_autograd_ops = True
         # On a CPU half of a small graph's time is the Python that launches its kernels; in C++ it is a quarter less.
-        options = {"cpp_wrapper": True} if self.parameters[0].device.type == "cpu" else None
+        options: dict[str, Any] | None = {"cpp_wrapper": True} if self.parameters[0].device.type == "cpu" else None
         return torch.compile(self._compute_gradient, fullgraph=True, dynamic=False, options=options)
 
     def _compute_gradient(self, *batch: Any) -> tuple[list[Tensor], Tensor]:

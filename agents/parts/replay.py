@@ -54,6 +54,11 @@ class Replay:
         self.head = (self.head + 1) % self.length
         self.size = min(self.size + 1, self.length)
 
+    def cut(self) -> None:
+        """End all episodes at the newest step: what is written next begins new ones."""
+        if self.size:
+            self.layout.truncate(self.rows[self.head - 1])
+
     def can_sample(self, n_step: int) -> bool:
         """Whether a transition of n steps is stored."""
         return self.size >= n_step

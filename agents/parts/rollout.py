@@ -22,7 +22,13 @@ class Rollout:
 
     def __init__(self, layout: Layout, length: int, num_envs: int, device: torch.device) -> None:
         self.rows = torch.zeros(length, num_envs, layout.row_bytes, dtype=torch.uint8, device=device)
+        self.layout = layout
         self.size = 0
+
+    def cut(self) -> None:
+        """End all episodes at the newest step: what is written next begins new ones."""
+        if self.size:
+            self.layout.truncate(self.rows[self.size - 1])
 
     @property
     def full(self) -> bool:

@@ -75,6 +75,11 @@ class Layout:
         flat = raw != 0 if dtype == torch.bool else raw.view(dtype)
         return flat.squeeze(-1) if shape == () else flat.view(*packed.shape[:-1], *shape)
 
+    def truncate(self, rows: Tensor) -> None:
+        """Mark packed rows as the last of their episodes."""
+        start, stop = self._bytes["truncated"]
+        rows[..., start:stop] = 1
+
 
 class Transitions:
     """Packed transitions ``(..., row_bytes)``, read field by field.

@@ -197,6 +197,8 @@ def resume(run: Path | str, *, steps: int | None = None, progress: bool = True) 
             agent.build(envs.spec, device=settings.device, seed=settings.seed, compiled=settings.compile == "on")
             agent.load_state_dict(state["agent"])
             envs.load_state_dict(state["envs"], seed=settings.seed + int(state["envs"]["steps"]))
+            if state["envs"]["env"] is None:
+                agent.cut()
             if steps is not None:
                 write_atomic(run / "config.yaml", dump_config(config).encode())
             tracker = Tracker(
