@@ -39,8 +39,9 @@ class Interrupted(Exception):
         signal: The signal's number.
     """
 
-    def __init__(self, number: int) -> None:
-        super().__init__(f"interrupted by {signal.Signals(number).name}")
+    def __init__(self, number: int, run: Path) -> None:
+        name = signal.Signals(number).name
+        super().__init__(f"stopped by {name}; to go on: python -m agents resume {run}")
         self.signal = number
 
 
@@ -299,7 +300,7 @@ class _Run:
             bar.close()
             self.tracker.close()
         if self.stop.number is not None:
-            raise Interrupted(self.stop.number)
+            raise Interrupted(self.stop.number, self.run)
         evaluation = self._evaluate()
         print(f"evaluation: {evaluation}\nrun: {self.run}")
 
