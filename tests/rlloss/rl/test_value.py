@@ -129,6 +129,17 @@ def test_q_value_loss_takes_any_criterion(criterion: Any) -> None:
         )
 
 
+def test_a_criterion_of_ones_own_cannot_let_a_gradient_reach_the_target() -> None:
+    q, target = torch.randn(2, A, requires_grad=True), torch.randn(2, requires_grad=True)
+
+    def fourth_power(input: Tensor, target: Tensor, **_: Any) -> Tensor:
+        return (input - target).pow(4).mean()
+
+    loss = F.q_value_loss(q, torch.tensor([0, 2]), target, criterion=fourth_power)
+    to_q, to_target = torch.autograd.grad(loss, (q, target), allow_unused=True)
+    assert to_q.any() and to_target is None
+
+
 @pytest.mark.parametrize("padding", [-1, -100, A, 10**9])
 def test_masked_out_actions_may_be_any_number(padding: int) -> None:
     q, action, mask = torch.randn(2, A), torch.tensor([1, padding]), torch.tensor([True, False])

@@ -145,6 +145,11 @@ def test_all_ignored_gives_zero(function: Any) -> None:
     assert not torch.autograd.grad(loss, logits)[0].any()
 
 
+@pytest.mark.parametrize("function", [F.cross_entropy, F.focal_loss, F.poly_loss])
+def test_a_single_class_is_certain(function: Any) -> None:
+    assert function(torch.randn(2, 1), torch.tensor([0, -100])) == 0
+
+
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64])
 @pytest.mark.parametrize("function", [F.cross_entropy, F.focal_loss, F.poly_loss])
 def test_labels_of_any_integer_dtype(function: Any, dtype: torch.dtype) -> None:
