@@ -145,6 +145,8 @@ def test_masked_out_actions_may_be_any_number(padding: int) -> None:
     q, action, mask = torch.randn(2, A), torch.tensor([1, padding]), torch.tensor([True, False])
     loss = F.q_value_loss(q, action, torch.zeros(2), mask=mask)
     assert_close(loss, q[0, 1].square())
+    only = F.q_value_loss(q[:, :1], action - 1, torch.zeros(2), mask=mask)
+    assert_close(only, q[0, 0].square())
 
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.int32, torch.int64])
@@ -159,6 +161,8 @@ def test_q_value_loss_errors() -> None:
         F.q_value_loss(q, action, target[:, None])
     with pytest.raises(ValueError, match=r"^q_value_loss: action must have shape \(2,\) .*, got \(2, 1\)$"):
         F.q_value_loss(q, action[:, None], target[:, None])
+    with pytest.raises(ValueError, match=r"^q_value_loss: q must have shape \(\.\.\., A\), got \(\)$"):
+        F.q_value_loss(q[0, 0], action[0], target[0])
     with pytest.raises(ValueError, match=r"^q_value_loss: action must have an integer dtype, got torch\.float32$"):
         F.q_value_loss(q, action.float(), target)
 
