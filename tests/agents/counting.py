@@ -24,13 +24,15 @@ class Counting(gymnasium.Env[np.ndarray, np.int64]):
         self.lengths = lengths
         self.episode = -1
 
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict]:
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[np.ndarray, dict[str, Any]]:
         super().reset(seed=seed)
         self.episode += 1
         self.count = 0
         return self._observation(), {}
 
-    def step(self, action: np.int64) -> tuple[np.ndarray, float, bool, bool, dict]:
+    def step(self, action: np.int64) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         self.count += 1
         length = self.lengths[self.episode % len(self.lengths)]
         ended = self.count == abs(length)

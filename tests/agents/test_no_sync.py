@@ -22,11 +22,11 @@ READS = {
 }  # fmt: skip
 
 
-class Reads(TorchDispatchMode):
+class Reads(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Counts value reads."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.seen: list[str] = []
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -64,18 +64,23 @@ AGENTS = {
 }  # fmt: skip
 
 
+def _count_calls(monkeypatch: pytest.MonkeyPatch, method: str, calls: list[str]) -> None:
+    original = getattr(torch.Tensor, method)
+
+    def counted(self: torch.Tensor, *arguments: Any) -> Any:
+        calls.append(method)
+        return original(self, *arguments)
+
+    monkeypatch.setattr(torch.Tensor, method, counted)
+
+
 @pytest.mark.parametrize("name", AGENTS)
 def test_one_transfer_in_act_and_none_elsewhere(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     agent, spec = AGENTS[name]
     agent.build(spec)
-    transfers = []
-    to_host = torch.Tensor.cpu
-    monkeypatch.setattr(torch.Tensor, "cpu", lambda self: (transfers.append("cpu"), to_host(self))[1])
-    for name in ("item", "tolist", "numpy"):
-        original = getattr(torch.Tensor, name)
-        monkeypatch.setattr(
-            torch.Tensor, name, lambda self, *a, _name=name, _f=original: (transfers.append(_name), _f(self, *a))[1]
-        )
+    transfers: list[str] = []
+    for method in ("cpu", "item", "tolist", "numpy"):
+        _count_calls(monkeypatch, method, transfers)
     updates = 0
     for step in range(12):
         observation = torch.randn(N, 3)
