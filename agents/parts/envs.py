@@ -326,10 +326,10 @@ class Envs:
         if math.isfinite(np.add.reduce(values, axis=None)):
             return
         finite = np.isfinite(values).reshape(len(values), -1).all(axis=1)
-        article = "an" if what == "observation" else "a"
-        for index in np.flatnonzero(~finite):
+        returned = "an observation" if what == "observation" else f"a {what}"
+        for i in np.flatnonzero(~finite):
             raise EnvironmentFault(
-                f"environment {index} returned {article} {what} that is not finite at step {self.steps}: {values[index]}"
+                f"environment {i} returned {returned} that is not finite at step {self.steps}: {values[i]}"
             )
 
     def _record(self, reward: Any, done: np.ndarray, any_done: bool, resetting: np.ndarray | None) -> int:
