@@ -155,8 +155,9 @@ def test_cut_ends_all_episodes_at_the_newest_step(written: int) -> None:
     write(replay, rows)
     replay.cut()
     more = make_rows(2, 2, 4, False)
-    for i, row in enumerate(more[0]):
-        row["observation"] = 77 + i
+    for row in more[0] + more[1]:
+        row["observation"] += 500  # new episodes
+        row["next_observation"] += 500
     write(replay, more)
     for row in rows[-1]:
         row["truncated"] = True
@@ -176,7 +177,7 @@ def test_a_restored_state_goes_on_identically(written: int) -> None:
     write(replay, rows[written:])  # the state is a copy: this must not reach it
     write(other, rows[written:])
     a, b = (r.gather(r.draw(100, 3, torch.Generator().manual_seed(0)), GAMMA) for r in (replay, other))
-    assert all(torch.equal(x, y) for x, y in zip(a[:5], b[:5], strict=True))  # type: ignore[arg-type]
+    assert all(torch.equal(x, y) for x, y in zip(a[:5], b[:5], strict=True))
     check(b, rows[-5:], 3)
     assert len(state["rows"]) == min(written, 5)
 
@@ -184,15 +185,13 @@ def test_a_restored_state_goes_on_identically(written: int) -> None:
 @pytest.mark.parametrize(("capacity", "num_envs"), [(30, 2), (10, 1)])
 def test_a_state_of_another_shape_is_refused(capacity: int, num_envs: int) -> None:
     state = write(Replay(make_layout(num_envs), capacity, num_envs, CPU), make_rows(12, num_envs, 0, False))
-    with pytest.raises(ValueError, match="Replay: stored rows .* do not fit"):
+    with pytest.raises(ValueError, match=r"Replay: stored rows .* do not fit"):
         Replay(make_layout(2), 10, 2, CPU).load_state_dict(state.state_dict())
 
 
 def test_rows_of_another_number_of_environments_are_refused() -> None:
     layout = make_layout(3)
-    three = pack(
-        layout,
-        **{name: [row[name] for row in make_rows(1, 3, 0, False)[0]] for name in make_rows(1, 3, 0, False)[0][0]},
-    )
+    step = make_rows(1, 3, 0, False)[0]
+    three = pack(layout, **{name: [row[name] for row in step] for name in step[0]})
     with pytest.raises(RuntimeError):
         Replay(layout, 10, 2, CPU).write(three)

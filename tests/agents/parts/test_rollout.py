@@ -71,5 +71,5 @@ def test_a_restored_state_goes_on_identically(steps: int) -> None:
 @pytest.mark.parametrize("wrong", [make(4), make(3, 1)])
 def test_a_state_of_another_shape_is_refused(wrong: Rollout) -> None:
     wrong.size = wrong.rows.shape[0]
-    with pytest.raises(ValueError, match="Rollout: stored rows .* do not fit"):
+    with pytest.raises(ValueError, match=r"Rollout: stored rows .* do not fit"):
         make().load_state_dict(wrong.state_dict())

@@ -60,7 +60,7 @@ def test_what_is_packed_is_read(observation: Space, action: Space) -> None:
 def test_every_field_is_aligned_in_every_row(observation: Space) -> None:
     layout = Layout(EnvSpec(observation, Discrete(2), num_envs=1))
     assert layout.row_bytes % 8 == 0
-    stops = []
+    stops: list[int] = []
     for name, (dtype, shape) in layout.fields.items():
         start, stop = layout._bytes[name]
         assert start % dtype.itemsize == 0, name
