@@ -15,7 +15,7 @@ from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, Vecto
 from agents.parts.envs import EnvironmentFault, Envs, can_capture, make_vec, spec_of
 from agents.parts.spaces import Box, Discrete
 from agents.parts.transition import Transitions
-from tests.agents.counting import MODES, CountingEnv, counting, make_vector
+from tests.agents.environments import MODES, CountingEnv, counting, make_vector
 
 FIELDS = ("observation", "next_observation", "action", "reward", "terminated", "truncated")
 
