@@ -157,6 +157,11 @@ def test_impossible_actions_count_nothing() -> None:
     assert gradient.isfinite().all() and gradient[:, :3].all() and not gradient[:, 3:].any()
 
 
+def test_entropy_of_no_actions() -> None:
+    with pytest.raises(ValueError, match=r"^entropy_loss: logits must have shape \(\.\.\., A\), got \(\)$"):
+        F.entropy_loss(torch.tensor(0.0))
+
+
 def test_entropy_loss_is_added() -> None:
     """A step down its gradient makes the policy more random."""
     logits = torch.tensor([[1.0, 0.0]], requires_grad=True)

@@ -129,11 +129,24 @@ def test_q_value_loss_takes_any_criterion(criterion: Any) -> None:
         )
 
 
+def test_a_criterion_of_ones_own_cannot_let_a_gradient_reach_the_target() -> None:
+    q, target = torch.randn(2, A, requires_grad=True), torch.randn(2, requires_grad=True)
+
+    def fourth_power(input: Tensor, target: Tensor, **_: Any) -> Tensor:
+        return (input - target).pow(4).mean()
+
+    loss = F.q_value_loss(q, torch.tensor([0, 2]), target, criterion=fourth_power)
+    to_q, to_target = torch.autograd.grad(loss, (q, target), allow_unused=True)
+    assert to_q.any() and to_target is None
+
+
 @pytest.mark.parametrize("padding", [-1, -100, A, 10**9])
 def test_masked_out_actions_may_be_any_number(padding: int) -> None:
     q, action, mask = torch.randn(2, A), torch.tensor([1, padding]), torch.tensor([True, False])
     loss = F.q_value_loss(q, action, torch.zeros(2), mask=mask)
     assert_close(loss, q[0, 1].square())
+    only = F.q_value_loss(q[:, :1], action - 1, torch.zeros(2), mask=mask)
+    assert_close(only, q[0, 0].square())
 
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.int32, torch.int64])
@@ -148,6 +161,8 @@ def test_q_value_loss_errors() -> None:
         F.q_value_loss(q, action, target[:, None])
     with pytest.raises(ValueError, match=r"^q_value_loss: action must have shape \(2,\) .*, got \(2, 1\)$"):
         F.q_value_loss(q, action[:, None], target[:, None])
+    with pytest.raises(ValueError, match=r"^q_value_loss: q must have shape \(\.\.\., A\), got \(\)$"):
+        F.q_value_loss(q[0, 0], action[0], target[0])
     with pytest.raises(ValueError, match=r"^q_value_loss: action must have an integer dtype, got torch\.float32$"):
         F.q_value_loss(q, action.float(), target)
 

@@ -145,6 +145,20 @@ def test_all_ignored_gives_zero(function: Any) -> None:
     assert not torch.autograd.grad(loss, logits)[0].any()
 
 
+@pytest.mark.parametrize("function", [F.cross_entropy, F.focal_loss, F.poly_loss])
+@pytest.mark.parametrize("target", [torch.tensor(0), torch.tensor(1.0)], ids=["index", "probability"])
+def test_logits_without_classes(function: Any, target: Tensor) -> None:
+    with pytest.raises(
+        ValueError, match=rf"^{function.__name__}: (logits must have shape \(N, C|target must have an int)"
+    ):
+        function(torch.tensor(1.0), target)
+
+
+@pytest.mark.parametrize("function", [F.cross_entropy, F.focal_loss, F.poly_loss])
+def test_a_single_class_is_certain(function: Any) -> None:
+    assert function(torch.randn(2, 1), torch.tensor([0, -100])) == 0
+
+
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64])
 @pytest.mark.parametrize("function", [F.cross_entropy, F.focal_loss, F.poly_loss])
 def test_labels_of_any_integer_dtype(function: Any, dtype: torch.dtype) -> None:

@@ -275,11 +275,13 @@ def test_nmae_norms() -> None:
     assert F.nmae_loss(x, y).item() == pytest.approx(5 / 3 / 12)
 
 
-def test_nmae_norm_is_that_of_what_is_kept() -> None:
-    x, y = double([1.0, 5.0, 0.0]), double([-2.0, 4.0, math.nan])
+@pytest.mark.parametrize(("low", "high"), [(-2.0, 4.0), (2.0, 4.0), (-4.0, -2.0), (2.0, 2.25)])
+def test_nmae_norm_is_that_of_what_is_kept(low: float, high: float) -> None:
+    """Whatever stands in for the targets that the mask removes."""
+    x, y = double([low + 1.0, high - 1.0, 0.0]), double([low, high, math.nan])
     keep = torch.tensor([True, True, False])
-    assert F.nmae_loss(x, y, mask=keep, reduction="sum").item() == pytest.approx(4 / 6)
-    assert F.nmae_loss(x, y, mask=keep, norm="mean", reduction="sum").item() == pytest.approx(4.0)
+    assert F.nmae_loss(x, y, mask=keep).item() == pytest.approx(1 / (high - low))
+    assert F.nmae_loss(x, y, mask=keep, norm="mean").item() == pytest.approx(2 / abs(low + high))
 
 
 @pytest.mark.parametrize(("norm", "target"), [("range", [3.0, 3.0]), ("mean", [-3.0, 3.0])])
