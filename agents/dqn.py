@@ -121,6 +121,11 @@ class DQN(Agent):
     def _build(self) -> None:
         if not isinstance(self.spec.action, Discrete):
             raise ValueError(f"DQN: needs a Discrete action space, got {self.spec.action}")
+        if self.replay_capacity <= (self.n_step - 1) * self.spec.num_envs:
+            raise ValueError(
+                f"DQN: replay_capacity must hold n_step steps of each environment, so be more than "
+                f"{(self.n_step - 1) * self.spec.num_envs}, got {self.replay_capacity}"
+            )
         self.num_actions = self.spec.action.n
         self.loss.to(self.device)
         self.network = QNetwork(

@@ -69,7 +69,7 @@ def make_encoder(space: Space, hidden_sizes: Sequence[int], activation: Activati
     if is_image(space):
         return _append_nature_cnn(layers, space)
     if len(space.shape) != 1:
-        layers.append(nn.Flatten())
+        layers.append(nn.Flatten() if space.shape else nn.Unflatten(0, (-1, 1)))  # Flatten refuses single numbers
     return _append_mlp(layers, math.prod(space.shape), hidden_sizes, activation)
 
 
@@ -192,7 +192,7 @@ class GaussianPolicy(nn.Module):
 
     def log_prob(self, mean: Tensor, action: Tensor) -> Tensor:
         """Log-density of each action, ``(B,)``, summed over its dimensions."""
-        z = (action.flatten(1) - mean) * torch.exp(-self.log_std)
+        z = (action.view_as(mean) - mean) * torch.exp(-self.log_std)
         return -(0.5 * z.square() + self.log_std + 0.5 * math.log(2.0 * math.pi)).sum(-1)
 
     def entropy_loss(self, mean: Tensor, mask: Tensor | None) -> Tensor:
