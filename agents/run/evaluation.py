@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import scipy.stats
@@ -87,6 +87,7 @@ def evaluate(
     episodes: int = 100,
     seed: int = 10_000,
     greedy: bool = True,
+    model: Literal["last", "best"] = "last",
     device: str = "cpu",
     video: bool = False,
 ) -> Evaluation:
@@ -97,6 +98,7 @@ def evaluate(
         episodes: Whole episodes to play, >= 1.
         seed: Seed of the environments.
         greedy: Take the most likely action; otherwise act as in training.
+        model: The last model, or the one that did best in the evaluations while training (eval_every).
         device: Where the networks live.
         video: Also record one episode, as an mp4 file in the run directory's ``videos``.
 
@@ -121,7 +123,7 @@ def evaluate(
     try:
         # Built for the run's own number of environments; acting works for any.
         agent.build(replace(spec_of(env), num_envs=config["num_envs"]), device=device, seed=seed)
-        load_model(run / "model.safetensors", agent.model)
+        load_model(run / ("best.safetensors" if model == "best" else "model.safetensors"), agent.model)
         result = play(agent, envs, episodes, seed=seed, greedy=greedy)
     finally:
         envs.close()

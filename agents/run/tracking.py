@@ -59,6 +59,7 @@ class Tracker:
         self.returns: deque[float] = deque(maxlen=RECENT_EPISODES)
         self.lengths: deque[int] = deque(maxlen=RECENT_EPISODES)
         self.last_loss = math.nan
+        self.best_evaluation = -math.inf
         self._pending: list[Tensor] = []
         self._seconds = 0.0
         self._started = self._last_time = time.perf_counter()
@@ -149,6 +150,7 @@ class Tracker:
             "returns": list(self.returns),
             "lengths": list(self.lengths),
             "pending": pending,
+            "best_evaluation": self.best_evaluation,
             "seconds": self._seconds + time.perf_counter() - self._started,
         }
 
@@ -158,6 +160,7 @@ class Tracker:
         self.returns.extend(state["returns"])
         self.lengths.extend(state["lengths"])
         self._pending = list(state["pending"])
+        self.best_evaluation = float(state["best_evaluation"])
         self._seconds = float(state["seconds"])
         self._last_step = step
         if self.path.exists():

@@ -112,7 +112,8 @@ def train(
         compile: "on" makes loss and gradient one compiled graph, which is faster and takes seconds to start (more the
             first time); "auto" does so where the run is long enough to earn them back and a compiler is there.
         log_every: Steps between two rows of metrics.csv, >= 1.
-        eval_every: Steps between two evaluations of the greedy policy; 0 for none but the last.
+        eval_every: Steps between two evaluations of the greedy policy; 0 for none but the last. The model that
+            evaluates best is kept as best.safetensors.
         eval_episodes: Episodes of each evaluation, >= 1.
         checkpoint_every: Steps between two checkpoints; 0 for none but the last.
         tensorboard: Write TensorBoard event files.
@@ -331,6 +332,7 @@ class _Run:
                 evaluation: Mapping[str, float] = {}
                 if envs.steps >= next_evaluation:
                     result = self._evaluate()
+                    self._keep_best(result)
                     evaluation = {"eval_return_mean": result.mean, "eval_return_std": result.std}
                 tracker.log(envs.steps, agent.status(), evaluation)
                 next_log = _next(envs.steps, settings.log_every)
@@ -338,6 +340,12 @@ class _Run:
             if envs.steps >= next_checkpoint:
                 self._checkpoint()
                 next_checkpoint = _next(envs.steps, settings.checkpoint_every)
+
+    def _keep_best(self, evaluation: Evaluation) -> None:
+        """Save the model that evaluated best so far beside the last one."""
+        if evaluation.mean > self.tracker.best_evaluation:
+            self.tracker.best_evaluation = evaluation.mean
+            save_model(self.run / "best.safetensors", self.agent.model)
 
     def _checkpoint(self) -> None:
         """Write a checkpoint and the model; raise and keep the old ones where a metric is not finite."""
