@@ -70,7 +70,7 @@ def make_vec(
         mode = "async" if vectorization == "async" else "sync"
         vector_kwargs = {"autoreset_mode": AutoresetMode.SAME_STEP}
         return gymnasium.make_vec(name, num_envs, vectorization_mode=mode, vector_kwargs=vector_kwargs, **kwargs)
-    except (gymnasium.error.Error, ImportError, TypeError, ValueError) as error:
+    except Exception as error:  # a foreign constructor that refuses its arguments may raise anything
         raise ValueError(f"make_vec: environment {env!r} cannot be made: {error}") from error
 
 
@@ -270,6 +270,8 @@ class Envs:
                 successor = self._with_final(current, info, done)
             else:
                 current = current.copy()
+                # Whoever returns the same arrays at every step may clear them when it resets.
+                reward, terminated, truncated = reward.copy(), terminated.copy(), truncated.copy()
                 restarted, _ = self._call(self.env.reset, options={"reset_mask": done.copy()})
                 current[done] = self._stored(restarted)[done]
         self._check_finite("reward", reward)
@@ -322,15 +324,13 @@ class Envs:
     def _check_finite(self, what: str, values: Any) -> None:
         if what == "observation" and not self._check_observation:
             return
-        # A sum is finite only if its terms are; it costs half of looking at each.
-        if math.isfinite(np.add.reduce(values, axis=None)):
+        # A sum is finite only if its terms are; it costs half of looking at each. Float64 does not overflow.
+        if math.isfinite(np.add.reduce(values, axis=None, dtype=np.float64)):
             return
         finite = np.isfinite(values).reshape(len(values), -1).all(axis=1)
-        returned = "an observation" if what == "observation" else f"a {what}"
-        for i in np.flatnonzero(~finite):
-            raise EnvironmentFault(
-                f"environment {i} returned {returned} that is not finite at step {self.steps}: {values[i]}"
-            )
+        for index in np.flatnonzero(~finite):
+            shown = " ".join(str(values[index]).split())
+            raise EnvironmentFault(f"environment {index}: {what} is not finite at step {self.steps}: {shown}")
 
     def _record(self, reward: Any, done: np.ndarray, any_done: bool, resetting: np.ndarray | None) -> int:
         """Count steps and episodes; return how many rows of this step are transitions."""

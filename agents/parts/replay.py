@@ -134,14 +134,15 @@ class Replay:
 
     def state_dict(self) -> dict[str, Any]:
         """The rows that are filled, and where the next one goes."""
-        return {"rows": self.rows[: self.size].clone(), "head": self.head, "size": self.size}
+        return {"rows": self.rows[: self.size].clone(), "length": self.length, "head": self.head, "size": self.size}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore :meth:`state_dict` into a replay of the same capacity and environments."""
         rows = state["rows"]
-        if rows.shape[0] > self.length or rows.shape[1:] != self.rows.shape[1:]:
+        stored = (state["length"], *rows.shape[1:])
+        if stored != tuple(self.rows.shape):
             raise ValueError(
-                f"Replay: stored rows {tuple(rows.shape)} do not fit into {tuple(self.rows.shape)}: "
+                f"Replay: stored rows {stored} do not fit into {tuple(self.rows.shape)}: "
                 "capacity, number of environments or spaces differ"
             )
         self.rows[: state["size"]].copy_(rows)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -119,7 +119,8 @@ def evaluate(
     )
     envs = Envs(env, device)
     try:
-        agent.build(spec_of(env), device=device, seed=seed)
+        # Built for the run's own number of environments; acting works for any.
+        agent.build(replace(spec_of(env), num_envs=config["num_envs"]), device=device, seed=seed)
         load_model(run / "model.safetensors", agent.model)
         result = play(agent, envs, episodes, seed=seed, greedy=greedy)
     finally:

@@ -149,8 +149,7 @@ def train(
     if not re.fullmatch(r"[\w.,=+-]+", name):
         raise ValueError(f"train: name must consist of letters, digits and ._,=+-, got {name!r}")
     config = {"agent": describe(agent), **asdict(settings)}
-    torch.set_num_threads(threads)
-    with _signals() as stop:
+    with _threads(threads), _signals() as stop:
         envs = Envs(make_vec(env, num_envs, vectorization=vectorization, env_kwargs=env_kwargs), settings.device)
         try:
             agent.build(envs.spec, device=settings.device, seed=seed, compiled=settings.compile == "on")
@@ -187,9 +186,8 @@ def resume(run: Path | str, *, steps: int | None = None, progress: bool = True) 
         config["steps"] = steps
     agent = make_agent(config["agent"])
     settings = Settings(**{key: value for key, value in config.items() if key != "agent"})
-    torch.set_num_threads(settings.threads)
     state = load_checkpoint(run / "checkpoint.pt", torch.device("cpu"))
-    with _signals() as stop:
+    with _threads(settings.threads), _signals() as stop:
         env = make_vec(
             settings.env, settings.num_envs, vectorization=settings.vectorization, env_kwargs=settings.env_kwargs
         )
@@ -242,6 +240,17 @@ def _new_run(root: Path, settings: Settings, agent: str, name: str) -> Path:
             raise ValueError(f"train: run directory {run} cannot be made: {error}") from error
         return run
     raise ValueError(f"train: too many runs called {name} in {parent}")
+
+
+@contextmanager
+def _threads(number: int) -> Iterator[None]:
+    """Give torch's kernels so many threads, and afterwards the caller's number again."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 class _Stop:
