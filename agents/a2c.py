@@ -23,6 +23,7 @@ from agents.parts.transition import Transitions
 from rlloss.core.checks import check_non_negative, check_number, check_positive
 from rlloss.rl.policy import PolicyGradientLoss, PolicyLoss
 from rlloss.rl.returns import gae, normalize_advantage
+from rlloss.supervised.classification import FocalLoss, PolyLoss
 from rlloss.supervised.regression import MSELoss, RegressionLoss
 
 
@@ -158,6 +159,7 @@ class A2C(Agent):
         if isinstance(action, Discrete):
             policy = CategoricalPolicy(observation, action, **networks)  # type: ignore[arg-type]
         else:
+            self._check_criterion()
             policy = GaussianPolicy(observation, action, **networks)  # type: ignore[arg-type]
         critic = ValueNetwork(observation, **networks)  # type: ignore[arg-type]
         if self.orthogonal_init:
@@ -180,6 +182,15 @@ class A2C(Agent):
         )
         self.rollout = Rollout(self.layout, self.rollout_length, self.spec.num_envs, self.device)
         self.updates = 0
+
+    def _check_criterion(self) -> None:
+        """A density may exceed 1, where focal and poly loss mean nothing."""
+        criterion = getattr(self.policy_loss, "criterion", None)
+        if isinstance(criterion, FocalLoss | PolyLoss):
+            raise ValueError(
+                f"A2C: policy_loss.criterion {type(criterion).__name__} weighs probabilities, so it needs a Discrete "
+                f"action space, got {self.spec.action}"
+            )
 
     @property
     def model(self) -> nn.Module:

@@ -112,7 +112,10 @@ class Agent(ABC):
 
     @abstractmethod
     def state_dict(self) -> dict[str, Any]:
-        """Everything that training goes on from: networks, optimiser, stored transitions, counters, generator."""
+        """Everything that training goes on from: networks, optimiser, stored transitions, counters, generator.
+
+        As in torch, the weights are views of the live ones: save them, or copy them, before training goes on.
+        """
 
     @abstractmethod
     def load_state_dict(self, state: dict[str, Any]) -> None:

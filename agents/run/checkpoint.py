@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import pickle
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -39,11 +40,14 @@ def load_checkpoint(path: Path, device: torch.device) -> dict[str, Any]:
     """Load tensors and plain data; nothing is executed.
 
     Raises:
-        ValueError: No such file.
+        ValueError: No such file, or one that is not a checkpoint.
     """
     if not path.exists():
         raise ValueError(f"{path.parent} holds no checkpoint to resume from")
-    state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
+    try:
+        state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        raise ValueError(f"{path} is not a checkpoint, or is damaged") from error
     return state
 
 

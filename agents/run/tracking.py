@@ -127,7 +127,7 @@ class Tracker:
     def _write_row(self, row: Mapping[str, float]) -> None:
         text = io.StringIO()
         writer = csv.DictWriter(text, self.columns, restval="", lineterminator="\n")
-        if not self.path.exists():
+        if not self.path.exists() or not self.path.stat().st_size:
             writer.writeheader()
         writer.writerow(dict(row))
         # One write call of a whole line: a crash leaves no half of it.
@@ -164,9 +164,9 @@ class Tracker:
         self._seconds = float(state["seconds"])
         self._last_step = step
         if self.path.exists():
-            lines = self.path.read_text().splitlines(keepends=True)
-            kept = [line for line in lines[1:] if line.endswith("\n") and int(line.split(",")[0]) <= step]
-            write_atomic(self.path, "".join([*lines[:1], *kept]).encode())
+            whole = [line for line in self.path.read_text().splitlines(keepends=True) if line.endswith("\n")]
+            kept = [line for line in whole[1:] if int(line.split(",")[0]) <= step]
+            write_atomic(self.path, "".join([*whole[:1], *kept]).encode())
 
 
 def _tag(name: str) -> str:

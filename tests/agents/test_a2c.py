@@ -320,3 +320,10 @@ def test_what_cannot_be_built_or_restored() -> None:
     run(agent, start(agent, counting(AutoresetMode.SAME_STEP)), 18)
     with pytest.raises(ValueError, match="Rollout: stored rows"):
         A2C(rollout_length=5).build(agent.spec).load_state_dict(agent.state_dict())
+
+
+@pytest.mark.parametrize("criterion", [FocalLoss(), PolyLoss()])
+def test_probability_criteria_refuse_densities(criterion: FocalLoss | PolyLoss) -> None:
+    spec = EnvSpec(Box((1,), torch.float32), Box((1,), torch.float32, (-1.0,), (1.0,)), num_envs=1)
+    with pytest.raises(ValueError, match="needs a Discrete action space"):
+        A2C(policy_loss=PolicyGradientLoss(criterion)).build(spec)

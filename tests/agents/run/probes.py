@@ -18,7 +18,7 @@ SEED = 0
 FAULTY_INDEX = 1
 
 
-class ProbeEnv(gymnasium.Env[np.ndarray, int]):
+class ProbeEnv(gymnasium.Env[np.ndarray, Any]):
     """Episodes of seven steps. Environment 1 fails in its step ``fault_at``: it raises, or returns NaN."""
 
     def __init__(self, fault: str = "", fault_at: int = 0) -> None:
@@ -29,7 +29,9 @@ class ProbeEnv(gymnasium.Env[np.ndarray, int]):
         self.total = 0
         self.time = 0
 
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict]:
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[np.ndarray, dict[str, Any]]:
         super().reset(seed=seed)
         if seed is not None:
             self.index = seed - SEED
@@ -39,7 +41,7 @@ class ProbeEnv(gymnasium.Env[np.ndarray, int]):
     def _observe(self) -> np.ndarray:
         return np.array([self.time / 7.0, self.np_random.uniform(-1.0, 1.0)], dtype=np.float32)
 
-    def step(self, action: int) -> tuple[np.ndarray, float, bool, bool, dict]:
+    def step(self, action: int) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         self.time += 1
         self.total += 1
         observation, reward = self._observe(), float(action)
@@ -61,8 +63,8 @@ class ForgetfulEnv(ProbeEnv, EzPickle):
         EzPickle.__init__(self)
 
 
-gymnasium.register("Probe-v0", ProbeEnv)
-gymnasium.register("Forgetful-v0", ForgetfulEnv)
+gymnasium.register("Probe-v0", f"{__name__}:ProbeEnv")
+gymnasium.register("Forgetful-v0", f"{__name__}:ForgetfulEnv")
 
 
 def dqn(**changes: Any) -> DQN:
@@ -80,7 +82,8 @@ def dqn(**changes: Any) -> DQN:
 
 
 def a2c(**changes: Any) -> A2C:
-    return A2C(**{"hidden_sizes": [16], "rollout_length": 7} | changes)
+    arguments: dict[str, Any] = {"hidden_sizes": [16], "rollout_length": 7}
+    return A2C(**arguments | changes)
 
 
 def ppo(**changes: Any) -> A2C:

@@ -201,7 +201,11 @@ def test_run_directory_that_cannot_be_made(tmp_path: Path) -> None:
 @pytest.mark.parametrize("fault", ["raise", "reward", "observation"])
 @pytest.mark.parametrize("checkpoint_every", [0, 60])
 def test_environment_faults_keep_the_checkpoint(fault: str, checkpoint_every: int, tmp_path: Path) -> None:
-    words = {"raise": "raised RuntimeError", "reward": "reward that is not", "observation": "observation that is not"}
+    words = {
+        "raise": "raised RuntimeError",
+        "reward": "reward is not finite",
+        "observation": "observation is not finite",
+    }
     env_kwargs = {"fault": fault, "fault_at": 51}
     with pytest.raises(EnvironmentFault) as error:
         run(dqn(), tmp_path, "Probe-v0", env_kwargs=env_kwargs, checkpoint_every=checkpoint_every)
