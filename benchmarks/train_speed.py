@@ -77,7 +77,7 @@ def run_sb3(model: Any, steps: int) -> Result:
     """Train Stable-Baselines3's model, with the clock of :func:`run_ours`."""
     from stable_baselines3.common.callbacks import BaseCallback
 
-    class Clock(BaseCallback):
+    class Clock(BaseCallback):  # type: ignore[misc, unused-ignore]  # untyped where the peer is not installed
         """Notes when the warm-up is over."""
 
         started: tuple[float, int] | None = None

@@ -111,8 +111,8 @@ def load_config(path: Path) -> dict[str, Any]:
         config = yaml.safe_load(path.read_text())
     except OSError as error:
         raise ValueError(f"{path.parent} is not a run directory: it has no {path.name}") from error
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is not valid YAML: {error}") from error
-    if not isinstance(config, dict) or "agent" not in config:
-        raise ValueError(f"{path} is not the configuration of a run: it names no agent")
+    if not isinstance(config, dict) or not {"agent", "env", "num_envs"} <= config.keys():
+        raise ValueError(f"{path} is not the configuration of a run: it must name agent, env and num_envs")
     return config

@@ -43,10 +43,13 @@ class Evaluation:
     returns: tuple[float, ...]
 
     def __str__(self) -> str:
+        length = f"mean length {self.length_mean:.1f}"
+        if self.episodes == 1:
+            return f"return {self.mean:.2f}, 1 episode, {length}"
         interval = f"95% CI [{self.ci_low:.2f}, {self.ci_high:.2f}]"
         return (
             f"return {self.mean:.2f} ± {self.std:.2f} (standard deviation), {interval}, "
-            f"{self.episodes} episodes, mean length {self.length_mean:.1f}"
+            f"{self.episodes} episodes, {length}"
         )
 
     def to_json(self) -> dict[str, Any]:
