@@ -133,6 +133,9 @@ class A2C(Agent):
         self._check()
 
     def _check(self) -> None:
+        for name in ("policy_loss", "critic_loss"):
+            if getattr(getattr(self, name), "reduction", "mean") == "none":
+                raise ValueError(f"A2C: {name}.reduction must be mean or sum, got none")
         check_number("A2C", "discount", self.discount, low=0.0, high=1.0)
         check_number("A2C", "gae_lambda", self.gae_lambda, low=0.0, high=1.0)
         for name in ("rollout_length", "epochs", "minibatches"):

@@ -102,6 +102,9 @@ class DQN(Agent):
         self._check()
 
     def _check(self) -> None:
+        criterion = getattr(self.loss, "criterion", self.loss)
+        if getattr(criterion, "reduction", "mean") == "none":
+            raise ValueError("DQN: loss.criterion.reduction must be mean or sum, got none")
         check_number("DQN", "discount", self.discount, low=0.0, high=1.0)
         check_positive("DQN", learning_rate=self.learning_rate, replay_ratio=self.replay_ratio)
         check_number("DQN", "n_step", self.n_step, low=1)

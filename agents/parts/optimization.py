@@ -43,7 +43,7 @@ def make_optimizer(
     try:
         optimizer: torch.optim.Optimizer = cls(parameters, lr=learning_rate, **given)
         return optimizer
-    except (TypeError, ValueError) as error:
+    except Exception as error:  # RuntimeError for foreach with fused, for instance
         raise ValueError(f"{owner}: optimizer {name} refuses its arguments: {error}") from error
 
 

@@ -47,6 +47,8 @@ MISTAKES = {
     "unknown argument": (["--agent.learning_rat", "1"], "learning_rat"),
     "optimiser": (["--agent.optimizer", "Adamm"], "optimizer"),
     "optimiser's argument": (["--agent.optimizer_args.foo", "1"], "foo"),
+    "optimiser's argument of a wrong length": (["--agent.optimizer_args.betas", "[0.9]"], "optimizer"),
+    "unreduced loss": (["--agent.loss.criterion.reduction", "none"], "reduction"),
     "environment": (["--env", "Nope-v0"], "Nope"),
     "environment's module": (["--env", "no_module:Nope-v0"], "no_module"),
     "environment's argument": (["--env_kwargs.foo", "1"], "foo"),
