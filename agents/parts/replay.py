@@ -110,27 +110,28 @@ class Replay:
         )
 
     def _n_step(self, index: Tensor, discount: float) -> Batch:
-        stored = Transitions(self.rows.flatten(0, 1), self.layout, 0)
-        terminated = stored.terminated[index]
-        ended = terminated | stored.truncated[index]
+        terminated = self._read("terminated", index)
+        ended = terminated | self._read("truncated", index)
         # A step takes part while no step before it in the window ended the episode.
         goes_on = torch.cat([torch.zeros_like(ended[:1]), ended[:-1]]).cumsum(0) == 0
         power = discount ** torch.arange(len(index), dtype=torch.float32, device=index.device).unsqueeze(1)
         last = goes_on.sum(0, keepdim=True) - 1
-        end = index.gather(0, last).squeeze(0)
-        reward = (power * torch.where(goes_on, stored.reward[index], 0.0)).sum(0)
+        start, end = index[0], index.gather(0, last).squeeze(0)
+        reward = (power * torch.where(goes_on, self._read("reward", index), 0.0)).sum(0)
         end_terminated = terminated.gather(0, last).squeeze(0)
         end_discount = torch.where(end_terminated, 0.0, discount * power[:, 0][last.squeeze(0)])
-        start = index[0]
-        mask = stored.mask
         return Batch(
-            stored.observation[start],
-            stored.action[start],
+            self._read("observation", start),
+            self._read("action", start),
             reward,
             end_discount,
-            stored.next_observation[end],
-            None if mask is None else mask[start],
+            self._read("next_observation", end),
+            self._read("valid", start) if self.layout.has_reset_steps else None,
         )
+
+    def _read(self, name: str, index: Tensor) -> Tensor:
+        """One field of the rows at ``index``, counted over steps and environments."""
+        return self.layout.read(self.rows.flatten(0, 1), name, index)
 
     def state_dict(self) -> dict[str, Any]:
         """The rows that are filled, and where the next one goes."""

@@ -66,14 +66,16 @@ class Layout:
             for name, (dtype, shape) in self.fields.items()
         }
 
-    def read(self, packed: Tensor, name: str) -> Tensor:
-        """One field of packed rows ``(..., row_bytes)``: ``(..., *field)``."""
+    def read(self, packed: Tensor, name: str, index: Tensor | None = None) -> Tensor:
+        """One field of packed rows ``(..., row_bytes)``, of all or of those at ``index``: ``(..., *field)``."""
         dtype, shape = self.fields[name]
         start, stop = self._bytes[name]
         raw = packed[..., start:stop]
+        if index is not None:  # before anything is computed: the rows may be a whole replay
+            raw = raw[index]
         # Flags by comparison, since Inductor fails on bytes that are viewed as bool.
         flat = raw != 0 if dtype == torch.bool else raw.view(dtype)
-        return flat.squeeze(-1) if shape == () else flat.view(*packed.shape[:-1], *shape)
+        return flat.squeeze(-1) if shape == () else flat.view(*raw.shape[:-1], *shape)
 
     def truncate(self, rows: Tensor) -> None:
         """Mark packed rows as the last of their episodes."""
