@@ -388,19 +388,18 @@ def can_capture(env: VectorEnv) -> bool:
     It cannot where they live in other processes, nor where pickling keeps only the constructor's arguments, as
     Gymnasium's EzPickle does for Box2D, MuJoCo and Atari.
     """
-    if isinstance(env.unwrapped, AsyncVectorEnv | EzPickle):
-        return False
-    singles = env.unwrapped.envs if isinstance(env.unwrapped, SyncVectorEnv) else []
-    if any(isinstance(single.unwrapped, EzPickle) for single in singles):
-        return False
-    try:
-        cloudpickle.dumps(env)
-    except Exception:  # what a foreign object raises when it cannot be pickled is anyone's guess
-        return False
-    return True
+    return _capture(env) is not None
 
 
 def _capture(env: VectorEnv) -> Tensor | None:
-    if not can_capture(env):
+    """The environments' state as bytes, None where it cannot be captured."""
+    if isinstance(env.unwrapped, AsyncVectorEnv | EzPickle):
         return None
-    return torch.frombuffer(bytearray(cloudpickle.dumps(env)), dtype=torch.uint8)
+    singles = env.unwrapped.envs if isinstance(env.unwrapped, SyncVectorEnv) else []
+    if any(isinstance(single.unwrapped, EzPickle) for single in singles):
+        return None
+    try:
+        content = cloudpickle.dumps(env)
+    except Exception:  # what a foreign object raises when it cannot be pickled is anyone's guess
+        return None
+    return torch.frombuffer(bytearray(content), dtype=torch.uint8)

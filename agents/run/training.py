@@ -10,7 +10,7 @@ import sys
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Any, Literal
@@ -28,7 +28,7 @@ from agents.run.tracking import DivergedError, Progress, Tracker
 EVALUATION_SEED_OFFSET = 1_000_003
 
 
-# A compiled gradient step saves 0.3 to 0.7 ms and takes up to 20 s to compile (benchmarks/train_speed.py --compile).
+# A compiled gradient step saves 0.3 to 0.7 ms and takes up to 20 s to compile the first time.
 UPDATES_WORTH_COMPILING = 50_000
 
 
@@ -50,19 +50,19 @@ class Settings:
     """Everything of a run but its agent; the arguments of :func:`train`."""
 
     env: str
-    env_kwargs: dict[str, Any] = field(default_factory=dict)
-    num_envs: int = 1
-    vectorization: Vectorization = "auto"
-    steps: int = 50_000
-    seed: int = 0
-    device: str = "cpu"
-    threads: int = 1
-    compile: Literal["on", "off"] = "off"
-    log_every: int = 1_000
-    eval_every: int = 0
-    eval_episodes: int = 20
-    checkpoint_every: int = 0
-    tensorboard: bool = True
+    env_kwargs: dict[str, Any]
+    num_envs: int
+    vectorization: Vectorization
+    steps: int
+    seed: int
+    device: str
+    threads: int
+    compile: Literal["on", "off"]
+    log_every: int
+    eval_every: int
+    eval_episodes: int
+    checkpoint_every: int
+    tensorboard: bool
 
     def __post_init__(self) -> None:
         for name in ("num_envs", "steps", "threads", "log_every", "eval_episodes"):
