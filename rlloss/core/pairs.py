@@ -17,7 +17,6 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from rlloss.core.vectors import full_precision
 
@@ -59,6 +58,30 @@ def _vmap_by_loop(operator: Callable[..., Any]) -> Callable[..., Any]:
         return tuple(torch.stack(column) for column in zip(*results, strict=True)), (0,) * len(results[0])
 
     return rule
+
+
+def _only_once(gradient: Tensor, *sources: Tensor) -> Tensor:
+    """Make a second derivative by one of the sources an error, where autograd would give 0 without a word."""
+    link = torch.stack([source.sum() for source in sources])
+    once: Tensor = _OnlyOnce.apply(gradient.detach(), link)  # type: ignore[no-untyped-call]
+    return once
+
+
+# The compiler counts the parameters of an autograd function's forward, so none of those below takes ``*arguments``.
+class _OnlyOnce(torch.autograd.Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(gradient: Any, link: Any) -> Any:
+        return gradient.clone()
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        pass
+
+    @staticmethod
+    def backward(ctx: Any, upstream: Any) -> Any:
+        raise RuntimeError(f"rlloss: sums over more than {BLOCK} pairs have no second derivative")
 
 
 def softplus(logits: Tensor) -> Tensor:
@@ -195,19 +218,19 @@ class _LogisticPairs(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(*arguments: Any) -> Any:
-        return _logistic_pairs(*arguments)
+    def forward(scores: Any, row_label: Any, column_label: Any, weight: Any, distinct: Any) -> Any:
+        return _logistic_pairs(scores, row_label, column_label, weight, distinct)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
         _, gradient = output
         ctx.mark_non_differentiable(gradient)
-        ctx.save_for_backward(gradient)
+        ctx.save_for_backward(inputs[0], gradient)
 
     @staticmethod
     def backward(ctx: Any, upstream: Any, _: Any) -> Any:
-        (gradient,) = ctx.saved_tensors
-        return upstream[..., None] * gradient, None, None, None, None
+        scores, gradient = ctx.saved_tensors
+        return _only_once(upstream[..., None] * gradient, upstream, scores), None, None, None, None
 
 
 # Log-sum-exp of dot products: log sum_j exp(row_i . column_j)
@@ -242,7 +265,7 @@ def _dot_products(rows: Tensor, columns: Tensor, keep: Tensor | None, excluded: 
     else:  # the product adds the penalty on its way: no second pass over the matrix
         penalty = torch.zeros_like(keep, dtype=rows.dtype).masked_fill(~keep, lowest)
         logits = torch.addmm(penalty, rows, columns.T)
-    return logits.scatter_(1, excluded, lowest)
+    return logits.scatter(1, excluded, lowest)
 
 
 @torch.library.custom_op("rlloss::logsumexp_pairs", mutates_args=())
@@ -289,8 +312,8 @@ class _LogSumExpPairs(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(*arguments: Any) -> Any:
-        return _logsumexp_pairs(*arguments)
+    def forward(rows: Any, columns: Any, keep: Any, excluded: Any) -> Any:
+        return _logsumexp_pairs(rows, columns, keep, excluded)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
@@ -298,6 +321,10 @@ class _LogSumExpPairs(torch.autograd.Function):
         ctx.save_for_backward(output, rows, columns, keep, excluded)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, upstream: Any) -> Any:
-        return *_logsumexp_pairs_backward(upstream, *ctx.saved_tensors), None, None
+        result, rows, columns, keep, excluded = ctx.saved_tensors
+        with torch.no_grad():
+            row_gradient, column_gradient = _logsumexp_pairs_backward(upstream, result, rows, columns, keep, excluded)
+        row_gradient = _only_once(row_gradient, upstream, rows, columns)
+        column_gradient = _only_once(column_gradient, upstream, rows, columns)
+        return row_gradient, column_gradient, None, None

@@ -163,6 +163,8 @@ def test_compiles_without_a_break(name: str, blocks: None) -> None:
     expected_value, expected_gradient = _value_and_gradient(function, tensor)
     assert_close(value, expected_value)
     assert_close(gradient, expected_gradient)
+    with torch.no_grad():
+        assert_close(torch.compile(function, fullgraph=True, backend="aot_eager")(tensor), expected_value)
 
 
 @every_sum
@@ -179,6 +181,23 @@ def test_func_grad_and_vmap(name: str, blocks: None) -> None:
         torch.func.grad(lambda tensors: torch.func.vmap(total)(tensors).sum())(stacked), expected, "grad of vmap"
     )
     assert_close(expected[0], torch.autograd.functional.jacobian(total, stacked[0]), "autograd")  # type: ignore[no-untyped-call]
+
+
+@every_sum
+def test_a_second_derivative_is_right_or_an_error(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    tensor, function = _inputs(name)
+
+    def slope(tensor: Tensor) -> Tensor:
+        return torch.func.grad(lambda tensor: function(tensor).square().sum())(tensor).square().sum()
+
+    expected = torch.func.grad(slope)(tensor)
+    monkeypatch.setattr(pairs, "BLOCK", 40)
+    monkeypatch.setattr(pairs, "SORT_ABOVE", 40)
+    if name.startswith("hinge"):
+        assert_close(torch.func.grad(slope)(tensor), expected)
+    else:
+        with pytest.raises(RuntimeError, match="second derivative"):
+            torch.func.grad(slope)(tensor)
 
 
 @every_sum
