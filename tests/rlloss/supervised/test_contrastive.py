@@ -336,50 +336,43 @@ def test_zero_rows_have_finite_gradients() -> None:
 # The form for large inputs
 
 
-def _losses(first: Tensor, second: Tensor, mask: Tensor | None) -> dict[str, Tensor]:
-    """Every blocked loss of embeddings ``(N, D)``, unreduced; the labels are in threes."""
-    labels = torch.arange(first.shape[0], device=first.device) // 3
-    options: dict[str, Any] = {"mask": mask, "reduction": "none"}
-    return {
-        "info_nce": F.info_nce_loss(first, second, **options),
-        "info_nce_symmetric": F.info_nce_loss(first, second, symmetric=True, **options),
-        "info_nce_negatives": F.info_nce_loss(first, second, second * 2 + first, **options),
-        "nt_xent": F.nt_xent_loss(first, second, **options),
-        "supervised_contrastive": F.supervised_contrastive_loss(first + 0 * second, labels, **options),
-        "multiple_negatives": F.multiple_negatives_ranking_loss(first, second, second * 2 + first, **options),
-    }
+def _thirds(embeddings: Tensor) -> Tensor:
+    """Labels of classes of three."""
+    return torch.arange(embeddings.shape[0], device=embeddings.device) // 3
 
 
-LARGE = tuple(_losses(torch.ones(3, 2), torch.ones(3, 2), None))
+# Every blocked loss of two sets of embeddings; both make the negatives, where some are given.
+LARGE: dict[str, Callable[..., Tensor]] = {
+    "info_nce": F.info_nce_loss,
+    "info_nce_symmetric": lambda x, y, **o: F.info_nce_loss(x, y, symmetric=True, **o),
+    "info_nce_negatives": lambda x, y, **o: F.info_nce_loss(x, y, x + 2 * y, **o),
+    "nt_xent": F.nt_xent_loss,
+    "supervised_contrastive": lambda x, y, **o: F.supervised_contrastive_loss(x * y, _thirds(x), **o),
+    "multiple_negatives": lambda x, y, **o: F.multiple_negatives_ranking_loss(x, y, x + 2 * y, **o),
+}
+every_large = pytest.mark.parametrize("name", LARGE)
 
 
+@every_large
 @pytest.mark.parametrize("masked", [False, True])
-def test_large_batches_equal_the_plain_form(masked: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_large_batches_equal_the_plain_form(name: str, masked: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     first, second = _draw(0, (1100, 5), (1100, 5))
-    mask = _mask(0, 1100) if masked else None
     results = []
     for limit in (pairs.BLOCK, 2**40):
         monkeypatch.setattr(pairs, "BLOCK", limit)
-        losses = _losses(first, second, mask)
-        results.append(
-            {
-                name: (loss, *torch.autograd.grad((loss * loss.detach()).sum(), [first, second]))
-                for name, loss in losses.items()
-            }
-        )
-    blocked, plain = results
-    for name in LARGE:
-        for actual, expected in zip(blocked[name], plain[name], strict=True):
-            torch.testing.assert_close(actual, expected, rtol=1e-10, atol=1e-11, msg=lambda m, n=name: f"{n}: {m}")  # type: ignore[misc]
+        loss = LARGE[name](first, second, mask=_mask(0, 1100) if masked else None, reduction="none")
+        results.append((loss, *torch.autograd.grad((loss * loss.detach()).sum(), [first, second])))
+    for blocked, plain in zip(*results, strict=True):
+        torch.testing.assert_close(blocked, plain, rtol=1e-10, atol=1e-11)
 
 
-@pytest.mark.parametrize("name", LARGE)
+@every_large
 def test_large_batches_compile_transform_and_run_without_data(name: str) -> None:
     first, second = _draw(0, (1100, 5), (1100, 5))
     mask = _mask(0, 1100)
 
     def loss(first: Tensor) -> Tensor:
-        return _losses(first, second.detach().to(first.device), mask.to(first.device))[name].mean()
+        return LARGE[name](first, second.detach().to(first.device), mask=mask.to(first.device))
 
     value = loss(first)
     (gradient,) = torch.autograd.grad(value, first)
