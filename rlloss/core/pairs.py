@@ -25,6 +25,8 @@ BLOCK = 2**20
 # The same for the hinges, where sorting is the faster form earlier.
 SORT_ABOVE = 2**18
 
+_library = torch.library.Library("rlloss", "FRAGMENT")  # type: ignore[no-untyped-call]
+
 
 def _pair_count(lists: Tensor) -> int:
     """The number of pairs in lists ``(..., L)``."""
@@ -58,6 +60,21 @@ def _vmap_by_loop(operator: Callable[..., Any]) -> Callable[..., Any]:
         return tuple(torch.stack(column) for column in zip(*results, strict=True)), (0,) * len(results[0])
 
     return rule
+
+
+def _operator(schema: str, kernel: Callable[..., Any], shapes: Callable[..., Any]) -> Callable[..., Any]:
+    """Register an operator: its kernel, and a function that makes empty tensors of its results' shapes.
+
+    ``torch.library.custom_op`` would be shorter, but the first call of what it makes imports the whole compiler, which
+    takes seconds and 100 MiB.
+    """
+    name = schema.split("(")[0]
+    _library.define(schema)  # type: ignore[no-untyped-call]
+    _library.impl(name, kernel, "CompositeExplicitAutograd")  # type: ignore[no-untyped-call]
+    torch.library.register_fake(f"rlloss::{name}", shapes, lib=_library)
+    operator: Callable[..., Any] = getattr(torch.ops.rlloss, name).default
+    torch.library.register_vmap(f"rlloss::{name}", _vmap_by_loop(operator), lib=_library)
+    return operator
 
 
 def _only_once(gradient: Tensor, *sources: Tensor) -> Tensor:
@@ -185,11 +202,10 @@ def _logistic_loss(logit: Tensor, label_gap: Tensor, distinct: bool) -> Tensor:
     return loss.where(label_gap != 0, 0.0) if distinct else loss
 
 
-@torch.library.custom_op("rlloss::logistic_pairs", mutates_args=())
-def _logistic_pairs(
+def _logistic_blocks(
     scores: Tensor, row_label: Tensor, column_label: Tensor, weight: Tensor, distinct: bool
 ) -> tuple[Tensor, Tensor]:
-    """The sums of lists ``(B, L)`` and their gradients, in blocks."""
+    """The sums of lists ``(B, L)`` and their gradients."""
     totals, gradient = torch.zeros_like(scores), torch.zeros_like(scores)
     count, length = scores.shape
     with full_precision(scores):
@@ -206,12 +222,16 @@ def _logistic_pairs(
     return totals.sum(-1), gradient
 
 
-@_logistic_pairs.register_fake
-def _(scores: Tensor, row_label: Tensor, column_label: Tensor, weight: Tensor, distinct: bool) -> tuple[Tensor, Tensor]:
+def _logistic_shapes(scores: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
     return scores.new_empty(scores.shape[:1]), torch.empty_like(scores)
 
 
-_logistic_pairs.register_vmap(_vmap_by_loop(_logistic_pairs))
+_logistic_pairs = _operator(
+    "logistic_pairs(Tensor scores, Tensor row_label, Tensor column_label, Tensor weight, bool distinct)"
+    " -> (Tensor, Tensor)",
+    _logistic_blocks,
+    _logistic_shapes,
+)
 
 
 class _LogisticPairs(torch.autograd.Function):
@@ -268,8 +288,7 @@ def _dot_products(rows: Tensor, columns: Tensor, keep: Tensor | None, excluded: 
     return logits.scatter(1, excluded, lowest)
 
 
-@torch.library.custom_op("rlloss::logsumexp_pairs", mutates_args=())
-def _logsumexp_pairs(rows: Tensor, columns: Tensor, keep: Tensor | None, excluded: Tensor) -> Tensor:
+def _logsumexp_blocks(rows: Tensor, columns: Tensor, keep: Tensor | None, excluded: Tensor) -> Tensor:
     result = rows.new_empty(rows.shape[0])
     with full_precision(rows):
         for _, block in _row_blocks(1, rows.shape[0], columns.shape[0]):
@@ -277,13 +296,11 @@ def _logsumexp_pairs(rows: Tensor, columns: Tensor, keep: Tensor | None, exclude
     return result
 
 
-@_logsumexp_pairs.register_fake
-def _(rows: Tensor, columns: Tensor, keep: Tensor | None, excluded: Tensor) -> Tensor:
+def _logsumexp_shapes(rows: Tensor, *_: Any) -> Tensor:
     return rows.new_empty(rows.shape[0])
 
 
-@torch.library.custom_op("rlloss::logsumexp_pairs_backward", mutates_args=())
-def _logsumexp_pairs_backward(
+def _logsumexp_gradient_blocks(
     upstream: Tensor, result: Tensor, rows: Tensor, columns: Tensor, keep: Tensor | None, excluded: Tensor
 ) -> tuple[Tensor, Tensor]:
     """The gradients of rows and columns; the softmax is computed again, block by block."""
@@ -297,15 +314,23 @@ def _logsumexp_pairs_backward(
     return row_gradient, column_gradient
 
 
-@_logsumexp_pairs_backward.register_fake
-def _(
-    upstream: Tensor, result: Tensor, rows: Tensor, columns: Tensor, keep: Tensor | None, excluded: Tensor
+def _logsumexp_gradient_shapes(
+    upstream: Tensor, result: Tensor, rows: Tensor, columns: Tensor, *_: Any
 ) -> tuple[Tensor, Tensor]:
     return torch.empty_like(rows), torch.empty_like(columns)
 
 
-_logsumexp_pairs.register_vmap(_vmap_by_loop(_logsumexp_pairs))
-_logsumexp_pairs_backward.register_vmap(_vmap_by_loop(_logsumexp_pairs_backward))
+_logsumexp_pairs = _operator(
+    "logsumexp_pairs(Tensor rows, Tensor columns, Tensor? keep, Tensor excluded) -> Tensor",
+    _logsumexp_blocks,
+    _logsumexp_shapes,
+)
+_logsumexp_gradient = _operator(
+    "logsumexp_pairs_gradient(Tensor upstream, Tensor result, Tensor rows, Tensor columns, Tensor? keep,"
+    " Tensor excluded) -> (Tensor, Tensor)",
+    _logsumexp_gradient_blocks,
+    _logsumexp_gradient_shapes,
+)
 
 
 class _LogSumExpPairs(torch.autograd.Function):
@@ -324,7 +349,7 @@ class _LogSumExpPairs(torch.autograd.Function):
     def backward(ctx: Any, upstream: Any) -> Any:
         result, rows, columns, keep, excluded = ctx.saved_tensors
         with torch.no_grad():
-            row_gradient, column_gradient = _logsumexp_pairs_backward(upstream, result, rows, columns, keep, excluded)
+            row_gradient, column_gradient = _logsumexp_gradient(upstream, result, rows, columns, keep, excluded)
         row_gradient = _only_once(row_gradient, upstream, rows, columns)
         column_gradient = _only_once(column_gradient, upstream, rows, columns)
         return row_gradient, column_gradient, None, None
