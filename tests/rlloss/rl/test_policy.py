@@ -180,7 +180,7 @@ CRITERIA = [
 ]
 
 
-@pytest.mark.parametrize(("criterion", "function", "options"), CRITERIA, ids=repr)
+@pytest.mark.parametrize(("criterion", "function", "options"), CRITERIA, ids=["cross entropy", "focal", "poly"])
 def test_policy_gradient_is_the_criterion_that_the_advantage_weighs(
     criterion: rlloss.ClassificationLoss, function: Any, options: dict[str, float]
 ) -> None:

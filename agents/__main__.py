@@ -1,0 +1,94 @@
+"""The command line: ``python -m agents train | evaluate | resume``."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from jsonargparse import ArgumentError, ArgumentParser
+
+import agents  # noqa: F401  (makes DQN and A2C known by name)
+import rlloss  # noqa: F401  (makes every loss known by name)
+from agents.parts.envs import EnvironmentFault
+from agents.run.configuration import instantiate, one_line
+from agents.run.evaluation import evaluate
+from agents.run.tracking import DivergedError
+from agents.run.training import Interrupted, resume, train
+
+USAGE_ERROR = 2
+RUN_FAILED = 1
+
+
+def make_parser() -> ArgumentParser:
+    """The parser of all commands, made from the signatures of what they call."""
+    parser = ArgumentParser(
+        prog="python -m agents",
+        description="Train, resume and evaluate agents whose loss is yours to choose.",
+        exit_on_error=False,
+    )
+    commands = parser.add_subcommands(required=True, dest="command")
+
+    command = ArgumentParser(description="Train an agent; --config files and arguments override each other in order.")
+    command.add_argument("--config", action="config", help="YAML file of arguments, see configs/")
+    command.add_function_arguments(train)
+    commands.add_subcommand("train", command, help="train an agent and leave a run directory behind")
+
+    command = ArgumentParser(description="Go on with a run from its last checkpoint.")
+    command.add_function_arguments(resume, as_positional=True)
+    commands.add_subcommand("resume", command, help="go on with a run from its last checkpoint")
+
+    command = ArgumentParser(description="Play whole episodes with the model of a run; nothing is unpickled.")
+    command.add_function_arguments(evaluate, as_positional=True, skip={"video"})
+    command.add_argument("--video", action="store_true", help="Also film one episode into the run's videos/.")
+    command.add_argument("--json", action="store_true", help="Print one JSON object instead of a line of text.")
+    commands.add_subcommand("evaluate", command, help="play episodes with a trained agent")
+    return parser
+
+
+def run_command(name: str, arguments: dict[str, Any]) -> None:
+    """Call what a command stands for."""
+    if name == "train":
+        train(**arguments)
+    elif name == "resume":
+        resume(**arguments)
+    else:
+        as_json = arguments.pop("json")
+        result = evaluate(**arguments)
+        print(json.dumps(result.to_json()) if as_json else result)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; return the exit code: 0, 1 for a run that failed, 2 for bad arguments."""
+    sys.path.insert(0, str(Path.cwd()))  # losses and environments of the user's own modules
+    parser = make_parser()
+    try:
+        parsed = parser.parse_args(arguments)
+        made = instantiate(parser, parsed)
+    except (ArgumentError, ValueError, TypeError) as error:
+        return _fail(one_line(error), USAGE_ERROR)
+    values = made[made.command].as_dict()
+    values.pop("config", None)
+    try:
+        run_command(made.command, values)
+    except ValueError as error:
+        return _fail(str(error), USAGE_ERROR)
+    except (EnvironmentFault, DivergedError) as error:
+        return _fail(str(error), RUN_FAILED)
+    except Interrupted as error:
+        print(f"{error}", file=sys.stderr)
+        return 128 + error.signal
+    return 0
+
+
+def _fail(message: str, code: int) -> int:
+    print(f"error: {message}", file=sys.stderr)
+    return code
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")
+    sys.exit(main())

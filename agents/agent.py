@@ -1,0 +1,122 @@
+"""The contract of every agent: the constructor is the configuration, tensors in, actions out.
+
+A run calls, in this order: :meth:`Agent.build` once, then :meth:`Agent.act`, :meth:`Agent.observe` and
+:meth:`Agent.update` again and again. An agent never sees Gymnasium, the clock, a file or a global random generator.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any, Self, TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+from agents.parts.spaces import EnvSpec
+from agents.parts.transition import Layout, Transitions
+
+Metrics: TypeAlias = dict[str, Tensor]
+
+
+class Agent(ABC):
+    """What learns.
+
+    A subclass takes hyper-parameters only, keyword by keyword, checks them, and stores each under its own name.
+
+    Attributes:
+        metric_names: The keys of the metrics that :meth:`update` returns, fixed for a class.
+    """
+
+    metric_names: tuple[str, ...]
+    spec: EnvSpec
+    device: torch.device
+    compiled: bool
+    generator: torch.Generator
+    layout: Layout
+
+    def build(
+        self, spec: EnvSpec, *, device: torch.device | str = "cpu", seed: int = 0, compiled: bool = False
+    ) -> Self:
+        """Make networks and generators for an environment.
+
+        Args:
+            spec: The environment's spaces and number.
+            device: Where everything lives.
+            seed: Seed of the weights and of the agent's own generator.
+            compiled: Whether loss and gradient become one compiled graph.
+
+        Returns:
+            The agent itself.
+
+        Raises:
+            ValueError: Spaces that the agent cannot handle.
+        """
+        self.spec = spec
+        self.device = torch.device(device)
+        self.compiled = compiled
+        self.layout = Layout(spec)
+        self.generator = torch.Generator(self.device).manual_seed(seed)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self._build()
+        return self
+
+    @abstractmethod
+    def _build(self) -> None:
+        """Make what depends on :attr:`spec` and :attr:`device`; torch's global generator is seeded."""
+
+    @property
+    @abstractmethod
+    def model(self) -> nn.Module:
+        """The networks: what a model file holds and an evaluation needs."""
+
+    @abstractmethod
+    def act(self, observation: Tensor, *, explore: bool = True) -> Tensor:
+        """Choose actions.
+
+        Args:
+            observation: ``(N, ...)``, on the agent's device.
+            explore: Draw from the behaviour policy; otherwise the greedy action, which draws no random number.
+
+        Returns:
+            Actions ``(N, ...)``, on the CPU: the one transfer of a step to the host.
+        """
+
+    @abstractmethod
+    def observe(self, transitions: Transitions) -> None:
+        """Take in one step of all environments."""
+
+    @abstractmethod
+    def cut(self) -> None:
+        """End all episodes at the last step observed: the environments were restarted from outside."""
+
+    @abstractmethod
+    def compute_loss(self, batch: Any) -> tuple[Tensor, Metrics]:
+        """The loss of a batch and scalars to log, in the order of :attr:`metric_names`; changes nothing."""
+
+    @abstractmethod
+    def update(self) -> list[Tensor]:
+        """Take the gradient steps that are due.
+
+        Returns:
+            For each step its metrics, in the order of :attr:`metric_names`, on the device; empty where none is due.
+        """
+
+    @abstractmethod
+    def count_updates(self, steps: int, num_envs: int) -> int:
+        """How many gradient steps a run of so many environment steps takes."""
+
+    @abstractmethod
+    def status(self) -> dict[str, float]:
+        """Numbers known on the host, such as epsilon, for the progress bar and the log."""
+
+    @abstractmethod
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that training goes on from: networks, optimiser, stored transitions, counters, generator.
+
+        As in torch, the weights are views of the live ones: save them, or copy them, before training goes on.
+        """
+
+    @abstractmethod
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore :meth:`state_dict` into an agent that was built for the same spec."""

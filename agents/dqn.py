@@ -1,0 +1,262 @@
+"""DQN: Q-learning from replay, with any value loss (Mnih et al., "Human-level control", Nature 2015)."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from agents.agent import Agent, Metrics
+from agents.parts.exploration import linear_schedule
+from agents.parts.networks import Activation, QNetwork
+from agents.parts.optimization import Learner, check_optimizer
+from agents.parts.replay import Batch, Replay
+from agents.parts.spaces import Discrete
+from agents.parts.transition import Transitions
+from rlloss.core.checks import check_non_negative, check_number, check_positive
+from rlloss.rl.value import TDLoss, ValueLoss
+
+
+class DQN(Agent):
+    """Deep Q-network; double, dueling and n-step by configuration. Discrete actions.
+
+    All counts of steps are environment steps, summed over environments.
+
+    Args:
+        loss: What the values learn by; ``TDLoss(HuberLoss())`` by default. Double Q-learning is the loss's option.
+        discount: Discount factor gamma, in [0, 1].
+        n_step: Rewards per target, >= 1.
+        dueling: Split the network's head into value and advantage.
+        hidden_sizes: Widths of the MLP's hidden layers (images go through the Nature CNN instead).
+        activation: Activation of the MLP.
+        optimizer: Name of an optimiser in torch.optim.
+        learning_rate: Step size, > 0.
+        optimizer_args: Further arguments of the optimiser, by name.
+        max_grad_norm: Largest norm of the gradient, > 0; null for no clipping.
+        batch_size: Transitions per gradient step, >= 1.
+        replay_capacity: Transitions kept, >= batch_size.
+        replay_ratio: Gradient steps per environment step, > 0: 0.1 is one for every ten steps.
+        learning_starts: Environment steps before the first gradient step, >= 0.
+        target_update_every: Gradient steps between two updates of the target network, >= 1.
+        target_update_rate: How far an update moves the target network, in (0, 1]: 1 copies, less is Polyak averaging.
+        epsilon_start: Probability of a random action at first, in [0, 1].
+        epsilon_end: Probability of a random action in the end, in [0, 1].
+        epsilon_steps: Environment steps from the one to the other, >= 0.
+
+    Raises:
+        ValueError: An argument out of range, or an optimiser that does not exist or refuses its arguments.
+
+    Example:
+        >>> from agents.parts.spaces import Box, Discrete, EnvSpec
+        >>> agent = DQN(hidden_sizes=[64]).build(EnvSpec(Box((4,), torch.float32), Discrete(2), num_envs=3))
+        >>> agent.act(torch.zeros(3, 4), explore=False).shape
+        torch.Size([3])
+    """
+
+    metric_names = ("loss", "q_value", "td_error", "grad_norm")
+
+    def __init__(
+        self,
+        *,
+        loss: ValueLoss | None = None,
+        discount: float = 0.99,
+        n_step: int = 1,
+        dueling: bool = False,
+        hidden_sizes: list[int] | None = None,
+        activation: Activation = "relu",
+        optimizer: str = "Adam",
+        learning_rate: float = 1e-3,
+        optimizer_args: dict[str, Any] | None = None,
+        max_grad_norm: float | None = 10.0,
+        batch_size: int = 128,
+        replay_capacity: int = 50_000,
+        replay_ratio: float = 0.1,
+        learning_starts: int = 1_000,
+        target_update_every: int = 100,
+        target_update_rate: float = 1.0,
+        epsilon_start: float = 1.0,
+        epsilon_end: float = 0.05,
+        epsilon_steps: int = 10_000,
+    ) -> None:
+        self.loss: ValueLoss = TDLoss() if loss is None else loss
+        self.discount = discount
+        self.n_step = n_step
+        self.dueling = dueling
+        self.hidden_sizes = [128, 128] if hidden_sizes is None else hidden_sizes
+        self.activation: Activation = activation
+        self.optimizer = optimizer
+        self.learning_rate = learning_rate
+        self.optimizer_args = optimizer_args or {}
+        self.max_grad_norm = max_grad_norm
+        self.batch_size = batch_size
+        self.replay_capacity = replay_capacity
+        self.replay_ratio = replay_ratio
+        self.learning_starts = learning_starts
+        self.target_update_every = target_update_every
+        self.target_update_rate = target_update_rate
+        self.epsilon_start = epsilon_start
+        self.epsilon_end = epsilon_end
+        self.epsilon_steps = epsilon_steps
+        self._check()
+
+    def _check(self) -> None:
+        check_number("DQN", "discount", self.discount, low=0.0, high=1.0)
+        check_positive("DQN", learning_rate=self.learning_rate, replay_ratio=self.replay_ratio)
+        check_number("DQN", "n_step", self.n_step, low=1)
+        check_number("DQN", "batch_size", self.batch_size, low=1)
+        check_number("DQN", "replay_capacity", self.replay_capacity, low=max(self.batch_size, self.n_step))
+        check_non_negative("DQN", learning_starts=self.learning_starts, epsilon_steps=self.epsilon_steps)
+        check_number("DQN", "target_update_every", self.target_update_every, low=1)
+        check_number("DQN", "target_update_rate", self.target_update_rate, low=0.0, high=1.0, low_open=True)
+        check_number("DQN", "epsilon_start", self.epsilon_start, low=0.0, high=1.0)
+        check_number("DQN", "epsilon_end", self.epsilon_end, low=0.0, high=1.0)
+        for size in self.hidden_sizes:
+            check_number("DQN", "hidden_sizes", size, low=1)
+        if self.max_grad_norm is not None:
+            check_positive("DQN", max_grad_norm=self.max_grad_norm)
+        check_optimizer("DQN", self.optimizer, self.learning_rate, self.optimizer_args)
+
+    def _build(self) -> None:
+        if not isinstance(self.spec.action, Discrete):
+            raise ValueError(f"DQN: needs a Discrete action space, got {self.spec.action}")
+        if self.replay_capacity <= (self.n_step - 1) * self.spec.num_envs:
+            raise ValueError(
+                f"DQN: replay_capacity must hold n_step steps of each environment, so be more than "
+                f"{(self.n_step - 1) * self.spec.num_envs}, got {self.replay_capacity}"
+            )
+        self.num_actions = self.spec.action.n
+        self.loss.to(self.device)
+        self.network = QNetwork(
+            self.spec.observation,
+            self.num_actions,
+            self.loss.outputs_per_action,
+            hidden_sizes=self.hidden_sizes,
+            activation=self.activation,
+            dueling=self.dueling,
+        ).to(self.device)
+        self.learner = Learner(
+            "DQN",
+            self.network,
+            self._loss_at,
+            optimizer=self.optimizer,
+            learning_rate=self.learning_rate,
+            optimizer_args=self.optimizer_args,
+            max_grad_norm=self.max_grad_norm,
+            compiled=self.compiled,
+        )
+        self.target_network = copy.deepcopy(self.network).requires_grad_(False)
+        self.replay: Replay | None = None
+        self.steps = 0
+        self.updates = 0
+
+    @property
+    def model(self) -> nn.Module:
+        """The Q-network."""
+        return self.network
+
+    @property
+    def epsilon(self) -> float:
+        """Probability of a random action."""
+        return linear_schedule(self.epsilon_start, self.epsilon_end, self.epsilon_steps, self.steps)
+
+    @torch.no_grad()
+    def act(self, observation: Tensor, *, explore: bool = True) -> Tensor:
+        """Epsilon-greedy, with one coin per environment."""
+        action = self.loss.q_values(self.network(observation)).argmax(-1)
+        if explore:
+            size, device = action.shape, self.device
+            coin = torch.rand(size, generator=self.generator, device=device)
+            random = torch.randint(self.num_actions, size, generator=self.generator, device=device)
+            action = torch.where(coin < self.epsilon, random, action)
+        return action.cpu()
+
+    def observe(self, transitions: Transitions) -> None:
+        """Store one step of all environments."""
+        if self.replay is None:  # made late: an evaluation needs none
+            self.replay = Replay(self.layout, self.replay_capacity, self.spec.num_envs, self.device)
+        self.replay.write(transitions)
+        self.steps += transitions.count
+
+    def cut(self) -> None:
+        """Mark the newest transitions as truncated."""
+        if self.replay is not None:
+            self.replay.cut()
+
+    def compute_loss(self, batch: Batch) -> tuple[Tensor, Metrics]:
+        """The value loss of sampled transitions."""
+        outputs = self.network(batch.observation)
+        with torch.no_grad():
+            next_outputs = self.target_network(batch.next_observation)
+            selector = self.network(batch.next_observation) if self.loss.double else None
+        loss, td_error = self.loss(
+            outputs,
+            batch.action,
+            batch.reward,
+            batch.discount,
+            next_outputs,
+            selector_outputs=selector,
+            mask=batch.mask,
+        )
+        with torch.no_grad():
+            q_value = self.loss.q_values(outputs).mean()
+        return loss, {"loss": loss.detach(), "q_value": q_value, "td_error": td_error.abs().mean()}
+
+    def _loss_at(self, index: Tensor) -> tuple[Tensor, Metrics]:
+        """The loss of the transitions that the replay drew."""
+        assert self.replay is not None
+        return self.compute_loss(self.replay.gather(index, self.discount))
+
+    def update(self) -> list[Tensor]:
+        """Take as many gradient steps as the replay ratio asks for by now."""
+        if self.replay is None or not self.replay.can_sample(self.n_step):
+            return []
+        due = self.count_updates(self.steps, self.spec.num_envs) - self.updates
+        return [self._gradient_step(self.replay) for _ in range(due)]
+
+    def _gradient_step(self, replay: Replay) -> Tensor:
+        metrics = self.learner.step(replay.draw(self.batch_size, self.n_step, self.generator))
+        self.updates += 1
+        if self.updates % self.target_update_every == 0:
+            self._update_target()
+        return metrics
+
+    @torch.no_grad()
+    def _update_target(self) -> None:
+        pairs = zip(self.target_network.parameters(), self.network.parameters(), strict=True)
+        for target, online in pairs:
+            target.lerp_(online, self.target_update_rate)
+
+    def count_updates(self, steps: int, num_envs: int) -> int:
+        """The replay ratio times the steps after the start of learning."""
+        return max(int((steps - self.learning_starts) * self.replay_ratio), 0)
+
+    def status(self) -> dict[str, float]:
+        """Epsilon, and the number of gradient steps."""
+        return {"epsilon": self.epsilon, "updates": self.updates}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that training goes on from."""
+        return {
+            "network": self.network.state_dict(),
+            "target_network": self.target_network.state_dict(),
+            "learner": self.learner.state_dict(),
+            "replay": None if self.replay is None else self.replay.state_dict(),
+            "generator": self.generator.get_state(),
+            "steps": self.steps,
+            "updates": self.updates,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore :meth:`state_dict`."""
+        self.network.load_state_dict(state["network"])
+        self.target_network.load_state_dict(state["target_network"])
+        self.learner.load_state_dict(state["learner"])
+        self.replay = None
+        if state["replay"] is not None:
+            self.replay = Replay(self.layout, self.replay_capacity, self.spec.num_envs, self.device)
+            self.replay.load_state_dict(state["replay"])
+        self.generator.set_state(state["generator"].cpu())
+        self.steps = int(state["steps"])
+        self.updates = int(state["updates"])

@@ -1,0 +1,406 @@
+"""Gymnasium, and nothing of it anywhere else: vector environments in, packed transitions out.
+
+Every autoreset mode of Gymnasium is handled here, so that no transition crosses an episode and ``next_observation``
+is always the true successor:
+
+* ``NEXT_STEP``: the step after an episode's end only resets; its row is marked invalid.
+* ``SAME_STEP``: the observation returned at an episode's end is already that of the next; the true successor
+  comes from ``info["final_obs"]``.
+* ``DISABLED``: environments that ended are reset here, by mask.
+"""
+
+from __future__ import annotations
+
+import importlib
+import math
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+import cloudpickle
+import gymnasium
+import numpy as np
+import torch
+from gymnasium import spaces
+from gymnasium.utils import EzPickle
+from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
+from torch import Tensor
+
+from agents.parts.spaces import Box, Discrete, EnvSpec, Space
+from agents.parts.transition import Layout, Transitions
+
+Vectorization = Literal["auto", "sync", "async"]
+
+
+class EnvironmentFault(RuntimeError):
+    """An environment raised, or returned a number that is not finite."""
+
+
+def make_vec(
+    env: str,
+    num_envs: int,
+    *,
+    vectorization: Vectorization = "auto",
+    env_kwargs: Mapping[str, Any] | None = None,
+) -> VectorEnv:
+    """Make a vector environment by its Gymnasium id.
+
+    Args:
+        env: Id, such as ``"CartPole-v1"`` or ``"my_module:MyEnv-v0"`` (Gymnasium imports the module first).
+        num_envs: How many environments step together, >= 1.
+        vectorization: ``"auto"`` takes the environment's own vectorised entry point when it has one and steps one
+            after the other in this process otherwise; ``"sync"`` always does the latter; ``"async"`` gives every
+            environment a process.
+        env_kwargs: Arguments of the environment's constructor.
+
+    Returns:
+        The environment, in autoreset mode ``SAME_STEP`` unless its own entry point decides otherwise.
+
+    Raises:
+        ValueError: No such environment, arguments that it refuses, ``num_envs`` < 1.
+    """
+    if num_envs < 1:
+        raise ValueError(f"make_vec: num_envs must be >= 1, got {num_envs}")
+    kwargs = dict(env_kwargs or {})
+    try:
+        name = _import_module_of(env)
+        if vectorization == "auto" and gymnasium.spec(name).vector_entry_point is not None:
+            return gymnasium.make_vec(name, num_envs, vectorization_mode="vector_entry_point", **kwargs)
+        mode = "async" if vectorization == "async" else "sync"
+        vector_kwargs = {"autoreset_mode": AutoresetMode.SAME_STEP}
+        return gymnasium.make_vec(name, num_envs, vectorization_mode=mode, vector_kwargs=vector_kwargs, **kwargs)
+    except Exception as error:  # a foreign constructor that refuses its arguments may raise anything
+        raise ValueError(f"make_vec: environment {env!r} cannot be made: {error}") from error
+
+
+def _import_module_of(env: str) -> str:
+    """Import the module of ``"module:Id-v0"``, and return the id."""
+    module, _, name = env.rpartition(":")
+    if module:
+        importlib.import_module(module)
+    return name
+
+
+@contextmanager
+def record_video(env: str, folder: Path, *, env_kwargs: Mapping[str, Any] | None = None) -> Iterator[VectorEnv]:
+    """One environment that films its episodes into ``folder``, for a ``with`` block.
+
+    Raises:
+        ValueError: The environment cannot be drawn, or moviepy is not installed.
+    """
+
+    def make() -> gymnasium.Env[Any, Any]:
+        single = gymnasium.make(_import_module_of(env), render_mode="rgb_array", **dict(env_kwargs or {}))
+        return gymnasium.wrappers.RecordVideo(single, str(folder), episode_trigger=lambda episode: True)
+
+    try:
+        recorded = SyncVectorEnv([make], autoreset_mode=AutoresetMode.NEXT_STEP)
+    except (gymnasium.error.Error, ImportError, TypeError, ValueError) as error:
+        raise ValueError(f"environment {env!r} cannot be filmed: {error}") from error
+    try:
+        yield recorded
+    finally:
+        recorded.close()
+
+
+def _observation_space(space: spaces.Space[Any]) -> Space:
+    if isinstance(space, spaces.Discrete):
+        return Discrete(int(space.n))
+    if isinstance(space, spaces.Box):
+        kept = {np.dtype(np.uint8): torch.uint8, np.dtype(np.bool_): torch.bool}
+        return Box(tuple(space.shape), kept.get(space.dtype, torch.float32))
+    raise ValueError(
+        f"observation space {type(space).__name__} is not supported, wanted Box or Discrete "
+        "(gymnasium.wrappers.FlattenObservation turns many spaces into a Box)"
+    )
+
+
+def _action_space(space: spaces.Space[Any]) -> Space:
+    if isinstance(space, spaces.Discrete):
+        return Discrete(int(space.n))
+    if isinstance(space, spaces.Box) and np.issubdtype(space.dtype, np.floating):
+        low, high = (tuple(float(x) for x in bound.flat) for bound in (space.low, space.high))
+        return Box(tuple(space.shape), torch.float32, low, high)
+    raise ValueError(f"action space {space} is not supported, wanted Discrete or a floating-point Box")
+
+
+def spec_of(env: VectorEnv) -> EnvSpec:
+    """What an agent has to know of a vector environment.
+
+    Raises:
+        ValueError: A space that no agent here can handle.
+    """
+    return EnvSpec(
+        observation=_observation_space(env.single_observation_space),
+        action=_action_space(env.single_action_space),
+        num_envs=env.num_envs,
+        has_reset_steps=_autoreset_mode(env) is AutoresetMode.NEXT_STEP,
+    )
+
+
+def _autoreset_mode(env: VectorEnv) -> AutoresetMode:
+    """The mode that the environment declares; Gymnasium 1.0's only mode where it declares none."""
+    return AutoresetMode(env.metadata.get("autoreset_mode", AutoresetMode.NEXT_STEP))
+
+
+def _failed_index(error: BaseException) -> int | None:
+    """Which environment raised: Gymnasium does not say, but its loop over environments knows."""
+    index = None
+    trace = error.__traceback__
+    while trace is not None:
+        if trace.tb_frame.f_globals.get("__name__", "").startswith("gymnasium.vector"):
+            local = trace.tb_frame.f_locals
+            index = local.get("index", local.get("i", index))
+        trace = trace.tb_next
+    return index if isinstance(index, int) else None
+
+
+class _Buffer:
+    """Host memory for the transitions of one step and the observation to act on next, sent in one transfer."""
+
+    def __init__(self, layout: Layout, num_envs: int, device: torch.device) -> None:
+        dtype, shape = layout.fields["observation"]
+        acting_bytes = num_envs * dtype.itemsize * math.prod(shape)
+        split = num_envs * layout.row_bytes
+        pin = device.type == "cuda"
+        self._host = torch.zeros(split + acting_bytes, dtype=torch.uint8, pin_memory=pin)
+        self._rows_shape = (num_envs, layout.row_bytes)
+        self._acting = (split, dtype, (num_envs, *shape))
+        self._device = device
+        self._on_device = self._views(self._host) if device.type == "cpu" else None
+
+        raw = self._host.numpy()
+        rows = raw[:split].view(layout.numpy_dtype)
+        self.observation, self.next_observation = rows["observation"], rows["next_observation"]
+        self.action, self.reward = rows["action"], rows["reward"]
+        self.terminated, self.truncated, self.valid = rows["terminated"], rows["truncated"], rows["valid"]
+        self.acting = raw[split:].view(layout.numpy_dtype["observation"].base).reshape(num_envs, *shape)
+
+    def _views(self, raw: Tensor) -> tuple[Tensor, Tensor]:
+        split, dtype, shape = self._acting
+        return raw[:split].view(self._rows_shape), raw[split:].view(dtype).view(shape)
+
+    def send(self) -> tuple[Tensor, Tensor]:
+        """The packed transitions and the observation to act on, on the device."""
+        if self._on_device is not None:
+            return self._on_device
+        return self._views(self._host.to(self._device, non_blocking=True))
+
+
+class Envs:
+    """Steps a vector environment and hands out packed transitions on a device.
+
+    Args:
+        env: Any ``gymnasium.vector.VectorEnv``.
+        device: Where observations and transitions go, in one transfer a step.
+
+    Attributes:
+        observation: What to act on next, ``(N, ...)``, on the device; valid until the step after next.
+        steps: Transitions so far, summed over environments.
+        finished: ``(environment, return, length)`` of each episode that ended in the last step.
+    """
+
+    def __init__(self, env: VectorEnv, device: torch.device | str = "cpu") -> None:
+        self.env = env
+        self.spec = spec_of(env)
+        self.device = torch.device(device)
+        self.layout = Layout(self.spec)
+        self.steps = 0
+        self.finished: list[tuple[int, float, int]] = []
+        self.observation: Tensor
+        self._mode = _autoreset_mode(env)
+        self._action_start = getattr(env.single_action_space, "start", 0)
+        self._observation_start = getattr(env.single_observation_space, "start", 0)
+        self._check_observation = bool(np.issubdtype(env.single_observation_space.dtype, np.floating))
+        # Two buffers in turn: a transition stays readable while the next step is written.
+        self._buffers = [_Buffer(self.layout, env.num_envs, self.device) for _ in range(2)]
+        self._current: np.ndarray
+        n = env.num_envs
+        self._needs_reset: np.ndarray | None = None
+        self._returns = np.zeros(n)
+        self._lengths = np.zeros(n, dtype=np.int64)
+
+    def reset(self, seed: int | None = None) -> None:
+        """Start new episodes everywhere; environment i gets ``seed + i``."""
+        observation, _ = self._call(self.env.reset, seed=seed)
+        self._needs_reset = None
+        self._returns[:] = 0.0
+        self._lengths[:] = 0
+        self._current = self._stored(observation)
+        self._check_finite("observation", self._current)
+        self.observation = torch.from_numpy(self._current).to(self.device)
+
+    def _stored(self, observation: Any) -> np.ndarray:
+        """Observations as they are stored: numbered from 0, in the layout's dtype; always a copy."""
+        observation = np.asarray(observation)
+        if self._observation_start:
+            observation = observation - self._observation_start
+        shape = self.layout.fields["observation"][1]
+        return np.array(observation, dtype=self.layout.numpy_dtype["observation"].base).reshape(-1, *shape)
+
+    def step(self, action: Tensor) -> Transitions:
+        """Step all environments.
+
+        Args:
+            action: ``(N, ...)``, on the CPU. Actions of a Box are clipped to its bounds for the environment
+                and stored as they are.
+
+        Returns:
+            The transitions ``(N,)``, on the device; valid until the step after next.
+
+        Raises:
+            EnvironmentFault: An environment raised, or returned a reward or observation that is not finite.
+        """
+        actions = action.numpy()
+        observation, reward, terminated, truncated, info = self._step(actions)
+        resetting = self._needs_reset  # None where no row of this step is a reset
+        done = terminated | truncated
+        if resetting is not None:
+            done &= ~resetting
+            reward = np.where(resetting, 0.0, reward)
+        any_done = bool(done.any())
+
+        current = successor = self._stored(observation)
+        self._needs_reset = None
+        if any_done:
+            if self._mode is AutoresetMode.NEXT_STEP:
+                self._needs_reset = done
+            elif self._mode is AutoresetMode.SAME_STEP:
+                successor = self._with_final(current, info, done)
+            else:
+                current = current.copy()
+                # Whoever returns the same arrays at every step may clear them when it resets.
+                reward, terminated, truncated = reward.copy(), terminated.copy(), truncated.copy()
+                restarted, _ = self._call(self.env.reset, options={"reset_mask": done.copy()})
+                current[done] = self._stored(restarted)[done]
+        self._check_finite("reward", reward)
+        self._check_finite("observation", successor)
+        if current is not successor:
+            self._check_finite("observation", current)
+        count = self._record(reward, done, any_done, resetting)
+
+        self._buffers.reverse()
+        buffer = self._buffers[0]
+        buffer.observation[:] = self._current
+        buffer.next_observation[:] = successor
+        buffer.action[:] = actions
+        buffer.reward[:] = reward
+        buffer.terminated[:] = terminated
+        buffer.truncated[:] = truncated
+        buffer.valid[:] = True if resetting is None else ~resetting
+        buffer.acting[:] = current
+        self._current = current
+        packed, self.observation = buffer.send()
+        return Transitions(packed, self.layout, count)
+
+    def _step(self, actions: np.ndarray) -> tuple[Any, ...]:
+        if isinstance(self.spec.action, Box):
+            space = self.env.single_action_space
+            actions = np.clip(actions, space.low, space.high).astype(space.dtype, copy=False)  # type: ignore[attr-defined]
+        elif self._action_start:
+            actions = actions + self._action_start
+        result: tuple[Any, ...] = self._call(self.env.step, actions)
+        return result
+
+    def _call(self, function: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+        """Call the environments; what they raise becomes an EnvironmentFault that says where."""
+        try:
+            return function(*arguments, **options)
+        except Exception as error:
+            index = _failed_index(error)
+            where = "an environment" if index is None else f"environment {index}"
+            raise EnvironmentFault(f"{where} raised {type(error).__name__} at step {self.steps}: {error}") from error
+
+    def _with_final(self, current: np.ndarray, info: dict[str, Any], done: np.ndarray) -> np.ndarray:
+        """The true successors: ``final_obs`` where an episode ended."""
+        if "final_obs" not in info:
+            raise EnvironmentFault('autoreset mode SAME_STEP promises info["final_obs"], which is missing')
+        successor = current.copy()
+        for i in np.flatnonzero(done):
+            successor[i] = self._stored(info["final_obs"][i])[0]
+        return successor
+
+    def _check_finite(self, what: str, values: Any) -> None:
+        if what == "observation" and not self._check_observation:
+            return
+        # A sum is finite only if its terms are; it costs half of looking at each. Float64 does not overflow.
+        if math.isfinite(np.add.reduce(values, axis=None, dtype=np.float64)):
+            return
+        finite = np.isfinite(values).reshape(len(values), -1).all(axis=1)
+        for index in np.flatnonzero(~finite):
+            shown = " ".join(str(values[index]).split())
+            raise EnvironmentFault(f"environment {index}: {what} is not finite at step {self.steps}: {shown}")
+
+    def _record(self, reward: Any, done: np.ndarray, any_done: bool, resetting: np.ndarray | None) -> int:
+        """Count steps and episodes; return how many rows of this step are transitions."""
+        count = len(done)
+        self._returns += reward
+        self._lengths += 1
+        if resetting is not None:
+            count -= int(np.count_nonzero(resetting))
+            self._lengths[resetting] = 0
+        self.steps += count
+        self.finished = []
+        if any_done:
+            ended = np.flatnonzero(done)
+            self.finished = [(int(i), float(self._returns[i]), int(self._lengths[i])) for i in ended]
+            self._returns[done] = 0.0
+            self._lengths[done] = 0
+        return count
+
+    def close(self) -> None:
+        """Close the environments; an error while closing hides nothing that matters."""
+        try:
+            self.env.close()
+        except Exception as error:
+            gymnasium.logger.warn(f"closing the environments failed: {error}")
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the episodes stand: ``env`` holds the environments' own state, None where it cannot be captured."""
+        return {
+            "steps": self.steps,
+            "env": _capture(self.env),
+            "current": torch.from_numpy(self._current.copy()),
+            "needs_reset": None if self._needs_reset is None else torch.from_numpy(self._needs_reset.copy()),
+            "returns": torch.from_numpy(self._returns.copy()),
+            "lengths": torch.from_numpy(self._lengths.copy()),
+        }
+
+    def load_state_dict(self, state: dict[str, Any], *, seed: int) -> None:
+        """Restore :meth:`state_dict`; environments whose state was not captured start new episodes with ``seed``."""
+        self.steps = int(state["steps"])
+        if state["env"] is None:
+            self.reset(seed)
+            return
+        self.env.close()
+        self.env = cloudpickle.loads(state["env"].numpy().tobytes())
+        self._current = state["current"].numpy().copy()
+        self._needs_reset = None if state["needs_reset"] is None else state["needs_reset"].numpy().copy()
+        self._returns = state["returns"].numpy().copy()
+        self._lengths = state["lengths"].numpy().copy()
+        self.observation = torch.from_numpy(self._current).to(self.device)
+
+
+def can_capture(env: VectorEnv) -> bool:
+    """Whether a checkpoint can hold the environments' state.
+
+    It cannot where they live in other processes, nor where pickling keeps only the constructor's arguments, as
+    Gymnasium's EzPickle does for Box2D, MuJoCo and Atari.
+    """
+    if isinstance(env.unwrapped, AsyncVectorEnv | EzPickle):
+        return False
+    singles = env.unwrapped.envs if isinstance(env.unwrapped, SyncVectorEnv) else []
+    if any(isinstance(single.unwrapped, EzPickle) for single in singles):
+        return False
+    try:
+        cloudpickle.dumps(env)
+    except Exception:  # what a foreign object raises when it cannot be pickled is anyone's guess
+        return False
+    return True
+
+
+def _capture(env: VectorEnv) -> Tensor | None:
+    if not can_capture(env):
+        return None
+    return torch.frombuffer(bytearray(cloudpickle.dumps(env)), dtype=torch.uint8)

@@ -1,0 +1,226 @@
+"""Networks, chosen by the observation space: an MLP, or the Nature CNN for images."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from agents.parts.spaces import Box, Discrete, Space
+from rlloss.functional import entropy_loss
+
+Activation = Literal["relu", "tanh"]
+_ACTIVATIONS = {"relu": nn.ReLU, "tanh": nn.Tanh}
+_SMALLEST_IMAGE = 36  # what the Nature CNN's three convolutions leave at least one pixel of
+
+
+class OneHot(nn.Module):
+    """Integers in [0, n) as one-hot vectors."""
+
+    def __init__(self, n: int) -> None:
+        super().__init__()
+        self.n = n
+
+    def forward(self, observation: Tensor) -> Tensor:
+        """``(...)`` to ``(..., n)``."""
+        return F.one_hot(observation, self.n).float()
+
+
+class ToFloat(nn.Module):
+    """Numbers as float32; bytes are divided by 255."""
+
+    def __init__(self, scale: float) -> None:
+        super().__init__()
+        self.scale = scale
+
+    def forward(self, observation: Tensor) -> Tensor:
+        """Same shape."""
+        return observation.float() * self.scale
+
+
+class ChannelsFirst(nn.Module):
+    """Images ``(B, H, W, C)`` as ``(B, C, H, W)``."""
+
+    def forward(self, observation: Tensor) -> Tensor:
+        """Permute."""
+        return observation.permute(0, 3, 1, 2)
+
+
+def is_image(space: Space) -> bool:
+    """Whether the space holds images that are large enough for the Nature CNN."""
+    return isinstance(space, Box) and len(space.shape) == 3 and sorted(space.shape)[1] >= _SMALLEST_IMAGE
+
+
+def make_encoder(space: Space, hidden_sizes: Sequence[int], activation: Activation) -> tuple[nn.Sequential, int]:
+    """Layers from observations ``(B, ...)`` to features ``(B, F)``, and F.
+
+    Images go through the Nature CNN (Mnih et al., 2015), everything else through an MLP.
+    """
+    layers: list[nn.Module] = []
+    if isinstance(space, Discrete):
+        layers.append(OneHot(space.n))
+        return _append_mlp(layers, space.n, hidden_sizes, activation)
+    if space.dtype != torch.float32:
+        layers.append(ToFloat(1.0 / 255.0 if space.dtype == torch.uint8 else 1.0))
+    if is_image(space):
+        return _append_nature_cnn(layers, space)
+    if len(space.shape) != 1:
+        layers.append(nn.Flatten() if space.shape else nn.Unflatten(0, (-1, 1)))  # Flatten refuses single numbers
+    return _append_mlp(layers, math.prod(space.shape), hidden_sizes, activation)
+
+
+def _append_mlp(
+    layers: list[nn.Module], features: int, hidden_sizes: Sequence[int], activation: Activation
+) -> tuple[nn.Sequential, int]:
+    for size in hidden_sizes:
+        layers += [nn.Linear(features, size), _ACTIVATIONS[activation]()]
+        features = size
+    return nn.Sequential(*layers), features
+
+
+def _append_nature_cnn(layers: list[nn.Module], space: Box) -> tuple[nn.Sequential, int]:
+    height, width, channels = space.shape
+    if channels > height:  # channels come first
+        channels, height, width = space.shape
+    else:
+        layers.append(ChannelsFirst())
+    layers += [nn.Conv2d(channels, 32, 8, 4), nn.ReLU(), nn.Conv2d(32, 64, 4, 2), nn.ReLU()]
+    layers += [nn.Conv2d(64, 64, 3, 1), nn.ReLU(), nn.Flatten()]
+    for kernel, stride in ((8, 4), (4, 2), (3, 1)):
+        height, width = (height - kernel) // stride + 1, (width - kernel) // stride + 1
+    layers += [nn.Linear(64 * height * width, 512), nn.ReLU()]
+    return nn.Sequential(*layers), 512
+
+
+class QNetwork(nn.Module):
+    """Action values, or what a value loss makes of K outputs per action.
+
+    With ``dueling`` (Wang et al., "Dueling Network Architectures", ICML 2016) the outputs are
+    ``value + advantage - mean_a advantage``.
+    """
+
+    def __init__(
+        self,
+        observation: Space,
+        num_actions: int,
+        outputs_per_action: int,
+        *,
+        hidden_sizes: Sequence[int],
+        activation: Activation,
+        dueling: bool,
+    ) -> None:
+        super().__init__()
+        self.outputs_per_action = outputs_per_action
+        self.encoder, features = make_encoder(observation, hidden_sizes, activation)
+        self.advantage = nn.Linear(features, num_actions * outputs_per_action)
+        self.value = nn.Linear(features, outputs_per_action) if dueling else None
+
+    def forward(self, observation: Tensor) -> Tensor:
+        """``(B, ...)`` to ``(B, A)``, or ``(B, A, K)`` where an action has K > 1 outputs."""
+        features = self.encoder(observation)
+        outputs: Tensor = self.advantage(features)
+        if self.outputs_per_action > 1:
+            outputs = outputs.view(len(outputs), -1, self.outputs_per_action)
+        if self.value is None:
+            return outputs
+        value: Tensor = self.value(features)
+        if self.outputs_per_action > 1:
+            return value.unsqueeze(-2) + outputs - outputs.mean(-2, keepdim=True)
+        return value + outputs - outputs.mean(-1, keepdim=True)
+
+
+class CategoricalPolicy(nn.Module):
+    """Logits of discrete actions."""
+
+    def __init__(
+        self, observation: Space, action: Discrete, *, hidden_sizes: Sequence[int], activation: Activation
+    ) -> None:
+        super().__init__()
+        self.encoder, features = make_encoder(observation, hidden_sizes, activation)
+        self.head = nn.Linear(features, action.n)
+
+    def forward(self, observation: Tensor) -> Tensor:
+        """``(B, ...)`` to logits ``(B, A)``."""
+        logits: Tensor = self.head(self.encoder(observation))
+        return logits
+
+    def sample(self, logits: Tensor, generator: torch.Generator) -> Tensor:
+        """Draw actions ``(B,)``: the argmax of logits plus Gumbel noise."""
+        noise = torch.empty_like(logits).exponential_(generator=generator)
+        return (logits - noise.log()).argmax(-1)
+
+    def mode(self, logits: Tensor) -> Tensor:
+        """Most likely actions ``(B,)``."""
+        return logits.argmax(-1)
+
+    def log_prob(self, logits: Tensor, action: Tensor) -> Tensor:
+        """Log-probability of each action, ``(B,)``."""
+        return -F.cross_entropy(logits, action, reduction="none")
+
+    def entropy_loss(self, logits: Tensor, mask: Tensor | None) -> Tensor:
+        """Minus the mean entropy."""
+        return entropy_loss(logits, mask=mask)
+
+
+class GaussianPolicy(nn.Module):
+    """Means of independent Gaussians, with one learned standard deviation per action dimension."""
+
+    def __init__(self, observation: Space, action: Box, *, hidden_sizes: Sequence[int], activation: Activation) -> None:
+        super().__init__()
+        self.shape = action.shape
+        self.encoder, features = make_encoder(observation, hidden_sizes, activation)
+        self.head = nn.Linear(features, math.prod(action.shape))
+        self.log_std = nn.Parameter(torch.zeros(math.prod(action.shape)))
+
+    def forward(self, observation: Tensor) -> Tensor:
+        """``(B, ...)`` to means ``(B, D)``."""
+        mean: Tensor = self.head(self.encoder(observation))
+        return mean
+
+    def sample(self, mean: Tensor, generator: torch.Generator) -> Tensor:
+        """Draw actions ``(B, *shape)``; they may lie outside the bounds, the environments clip them."""
+        noise = torch.empty_like(mean).normal_(generator=generator)
+        return (mean + self.log_std.exp() * noise).view(-1, *self.shape)
+
+    def mode(self, mean: Tensor) -> Tensor:
+        """Most likely actions ``(B, *shape)``."""
+        return mean.view(-1, *self.shape)
+
+    def log_prob(self, mean: Tensor, action: Tensor) -> Tensor:
+        """Log-density of each action, ``(B,)``, summed over its dimensions."""
+        z = (action.view_as(mean) - mean) * torch.exp(-self.log_std)
+        return -(0.5 * z.square() + self.log_std + 0.5 * math.log(2.0 * math.pi)).sum(-1)
+
+    def entropy_loss(self, mean: Tensor, mask: Tensor | None) -> Tensor:
+        """Minus the entropy, the same for every observation."""
+        return -(self.log_std + 0.5 * math.log(2.0 * math.pi * math.e)).sum()
+
+
+Policy = CategoricalPolicy | GaussianPolicy
+
+
+class ValueNetwork(nn.Module):
+    """State values."""
+
+    def __init__(self, observation: Space, *, hidden_sizes: Sequence[int], activation: Activation) -> None:
+        super().__init__()
+        self.encoder, features = make_encoder(observation, hidden_sizes, activation)
+        self.head = nn.Linear(features, 1)
+
+    def forward(self, observation: Tensor) -> Tensor:
+        """``(B, ...)`` to values ``(B,)``."""
+        value: Tensor = self.head(self.encoder(observation))
+        return value.squeeze(-1)
+
+
+def orthogonal_(network: nn.Module, *, head_gain: float) -> None:
+    """Initialise orthogonally, biases zero: gain sqrt(2) in the encoder, ``head_gain`` in the layer called ``head``."""
+    for name, module in network.named_modules():
+        if isinstance(module, nn.Linear | nn.Conv2d):
+            nn.init.orthogonal_(module.weight, head_gain if name == "head" else math.sqrt(2.0))
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)

@@ -1,0 +1,150 @@
+"""Uniform replay: packed transitions in a preallocated ring on the device, n-step returns made when sampled."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from agents.parts.transition import Layout, Transitions
+
+
+class Batch(NamedTuple):
+    """Sampled transitions ``(B, ...)``.
+
+    Attributes:
+        observation: Where the transition starts.
+        action: Action taken there.
+        reward: Discounted sum of up to n rewards.
+        discount: gamma^k * (1 - terminated) after the k <= n steps that the sum covers.
+        next_observation: True successor of the last of these steps.
+        mask: Which rows are transitions; None where all are.
+    """
+
+    observation: Tensor
+    action: Tensor
+    reward: Tensor
+    discount: Tensor
+    next_observation: Tensor
+    mask: Tensor | None
+
+
+class Replay:
+    """The last ``capacity`` transitions, one column of the ring per environment.
+
+    Args:
+        layout: What a row holds.
+        capacity: Transitions to keep, summed over environments.
+        num_envs: Environments, N.
+        device: Where the rows live.
+    """
+
+    def __init__(self, layout: Layout, capacity: int, num_envs: int, device: torch.device) -> None:
+        self.layout = layout
+        self.num_envs = num_envs
+        self.length = -(-capacity // num_envs)
+        self.rows = torch.zeros(self.length, num_envs, layout.row_bytes, dtype=torch.uint8, device=device)
+        self.head = 0
+        self.size = 0
+
+    def write(self, transitions: Transitions) -> None:
+        """Store one step of all environments over the oldest."""
+        self.rows[self.head].copy_(transitions.packed)
+        self.head = (self.head + 1) % self.length
+        self.size = min(self.size + 1, self.length)
+
+    def cut(self) -> None:
+        """End all episodes at the newest step: what is written next begins new ones."""
+        if self.size:
+            self.layout.truncate(self.rows[self.head - 1])
+
+    def can_sample(self, n_step: int) -> bool:
+        """Whether a transition of n steps is stored."""
+        return self.size >= n_step
+
+    def draw(self, batch_size: int, n_step: int, generator: torch.Generator) -> Tensor:
+        """Draw transitions uniformly, with replacement.
+
+        The newest n - 1 steps of each environment wait until their successors are known.
+
+        Args:
+            batch_size: Transitions to draw, B.
+            n_step: Length of each transition's window, n.
+            generator: Where the randomness comes from, on the replay's device.
+
+        Returns:
+            Indices ``(n, B)`` of the rows in each window.
+        """
+        starts, device = (self.size - n_step + 1) * self.num_envs, self.rows.device
+        flat = torch.randint(starts, (batch_size,), generator=generator, device=device)
+        if n_step == 1:  # which row is the oldest does not matter
+            return flat.unsqueeze(0)
+        oldest = (self.head - self.size) % self.length
+        offset = torch.arange(n_step, device=device).unsqueeze(1)
+        return (flat + (oldest + offset) * self.num_envs) % (self.length * self.num_envs)
+
+    def gather(self, index: Tensor, discount: float) -> Batch:
+        """The transitions of windows that :meth:`draw` drew.
+
+        The sum of rewards stops at the end of an episode: no transition crosses it.
+
+        Args:
+            index: ``(n, B)``.
+            discount: gamma, in [0, 1].
+
+        Returns:
+            The batch.
+        """
+        return self._one_step(index[0], discount) if len(index) == 1 else self._n_step(index, discount)
+
+    def _one_step(self, index: Tensor, discount: float) -> Batch:
+        rows = Transitions(self.rows.flatten(0, 1).index_select(0, index), self.layout, len(index))
+        return Batch(
+            rows.observation,
+            rows.action,
+            rows.reward,
+            torch.where(rows.terminated, 0.0, discount),
+            rows.next_observation,
+            rows.mask,
+        )
+
+    def _n_step(self, index: Tensor, discount: float) -> Batch:
+        stored = Transitions(self.rows.flatten(0, 1), self.layout, 0)
+        terminated = stored.terminated[index]
+        ended = terminated | stored.truncated[index]
+        # A step takes part while no step before it in the window ended the episode.
+        goes_on = torch.cat([torch.zeros_like(ended[:1]), ended[:-1]]).cumsum(0) == 0
+        power = discount ** torch.arange(len(index), dtype=torch.float32, device=index.device).unsqueeze(1)
+        last = goes_on.sum(0, keepdim=True) - 1
+        end = index.gather(0, last).squeeze(0)
+        reward = (power * torch.where(goes_on, stored.reward[index], 0.0)).sum(0)
+        end_terminated = terminated.gather(0, last).squeeze(0)
+        end_discount = torch.where(end_terminated, 0.0, discount * power[:, 0][last.squeeze(0)])
+        start = index[0]
+        mask = stored.mask
+        return Batch(
+            stored.observation[start],
+            stored.action[start],
+            reward,
+            end_discount,
+            stored.next_observation[end],
+            None if mask is None else mask[start],
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        """The rows that are filled, and where the next one goes."""
+        return {"rows": self.rows[: self.size].clone(), "length": self.length, "head": self.head, "size": self.size}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore :meth:`state_dict` into a replay of the same capacity and environments."""
+        rows = state["rows"]
+        stored = (state["length"], *rows.shape[1:])
+        if stored != tuple(self.rows.shape):
+            raise ValueError(
+                f"Replay: stored rows {stored} do not fit into {tuple(self.rows.shape)}: "
+                "capacity, number of environments or spaces differ"
+            )
+        self.rows[: state["size"]].copy_(rows)
+        self.head = int(state["head"])
+        self.size = int(state["size"])

@@ -1,0 +1,61 @@
+"""Rollouts: the last T steps of all environments, packed, time-major, on the device."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from agents.parts.transition import Layout, Transitions
+
+
+class Rollout:
+    """T steps of N environments, written one step at a time.
+
+    Args:
+        layout: What a row holds.
+        length: Steps, T.
+        num_envs: Environments, N.
+        device: Where the rows live.
+    """
+
+    def __init__(self, layout: Layout, length: int, num_envs: int, device: torch.device) -> None:
+        self.rows = torch.zeros(length, num_envs, layout.row_bytes, dtype=torch.uint8, device=device)
+        self.layout = layout
+        self.size = 0
+
+    def cut(self) -> None:
+        """End all episodes at the newest step: what is written next begins new ones."""
+        if self.size:
+            self.layout.truncate(self.rows[self.size - 1])
+
+    @property
+    def full(self) -> bool:
+        """Whether all T steps are written."""
+        return self.size == len(self.rows)
+
+    def write(self, transitions: Transitions) -> None:
+        """Store one step of all environments."""
+        self.rows[self.size].copy_(transitions.packed)
+        self.size += 1
+
+    def read(self) -> Tensor:
+        """All rows, ``(T, N, bytes)``; the next write starts anew."""
+        self.size = 0
+        return self.rows
+
+    def state_dict(self) -> dict[str, Any]:
+        """The steps that are written."""
+        return {"rows": self.rows[: self.size].clone()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore :meth:`state_dict` into a rollout of the same length and environments."""
+        rows = state["rows"]
+        if rows.shape[0] > len(self.rows) or rows.shape[1:] != self.rows.shape[1:]:
+            raise ValueError(
+                f"Rollout: stored rows {tuple(rows.shape)} do not fit into {tuple(self.rows.shape)}: "
+                "length, number of environments or spaces differ"
+            )
+        self.rows[: len(rows)].copy_(rows)
+        self.size = len(rows)

@@ -1,0 +1,45 @@
+"""What an agent knows of an environment: shapes, dtypes and counts, and no Gymnasium."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import torch
+
+
+@dataclass(frozen=True)
+class Discrete:
+    """One of ``n`` choices, numbered from 0."""
+
+    n: int
+
+
+@dataclass(frozen=True)
+class Box:
+    """A tensor of numbers. ``low`` and ``high`` are flat, one number per element, and may be infinite."""
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    low: tuple[float, ...] = ()
+    high: tuple[float, ...] = ()
+
+
+Space: TypeAlias = Discrete | Box
+
+
+@dataclass(frozen=True)
+class EnvSpec:
+    """What an agent is built for.
+
+    Attributes:
+        observation: What an observation is.
+        action: What an action is.
+        num_envs: How many environments step together, N.
+        has_reset_steps: Whether some rows of a step only reset an environment and are no transition.
+    """
+
+    observation: Space
+    action: Space
+    num_envs: int
+    has_reset_steps: bool = False

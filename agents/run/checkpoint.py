@@ -1,0 +1,71 @@
+"""Files that are whole or not there: written beside their place and moved into it."""
+
+from __future__ import annotations
+
+import io
+import os
+import pickle
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from torch import nn
+
+
+def write_atomic(path: Path, content: bytes) -> None:
+    """Write a file so that a reader, or a crash, sees the old content or the new and nothing between."""
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(name, 0o644)  # mkstemp's 0600 would hide the file from everyone else
+        os.replace(name, path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
+    """Save tensors and plain data."""
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    write_atomic(path, buffer.getvalue())
+
+
+def load_checkpoint(path: Path, device: torch.device) -> dict[str, Any]:
+    """Load tensors and plain data; nothing is executed.
+
+    Raises:
+        ValueError: No such file, or one that is not a checkpoint.
+    """
+    if not path.exists():
+        raise ValueError(f"{path.parent} holds no checkpoint to resume from")
+    try:
+        state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        raise ValueError(f"{path} is not a checkpoint, or is damaged") from error
+    return state
+
+
+def save_model(path: Path, model: nn.Module) -> None:
+    """Save the weights alone, as safetensors."""
+    tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in model.state_dict().items()}
+    write_atomic(path, safetensors.torch.save(tensors))
+
+
+def load_model(path: Path, model: nn.Module) -> None:
+    """Load :func:`save_model`'s file into a model of the same shape.
+
+    Raises:
+        ValueError: No such file, or weights of another model.
+    """
+    if not path.exists():
+        raise ValueError(f"{path.parent} holds no {path.name}: the run saved no model yet")
+    try:
+        model.load_state_dict(safetensors.torch.load_file(path))
+    except (RuntimeError, safetensors.SafetensorError) as error:
+        raise ValueError(f"{path} does not fit the model that config.yaml describes: {error}") from error

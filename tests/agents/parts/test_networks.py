@@ -1,0 +1,190 @@
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.distributions import Categorical, Normal
+
+from agents.parts.networks import (
+    Activation,
+    CategoricalPolicy,
+    GaussianPolicy,
+    QNetwork,
+    ValueNetwork,
+    is_image,
+    make_encoder,
+    orthogonal_,
+)
+from agents.parts.spaces import Box, Discrete, Space
+from tests.conftest import assert_close
+
+ACTIVATIONS: list[Activation] = ["relu", "tanh"]
+
+
+def kinds(encoder: nn.Sequential) -> list[str]:
+    return [type(layer).__name__ for layer in encoder]
+
+
+@pytest.mark.parametrize(
+    ("space", "observation", "first", "features"),
+    [
+        (Discrete(4), torch.tensor([0, 3]), ["OneHot"], 4),
+        (Box((3,), torch.float32), torch.randn(2, 3), [], 3),
+        (Box((), torch.float32), torch.randn(2), ["Unflatten"], 1),
+        (Box((2, 3), torch.float32), torch.randn(2, 2, 3), ["Flatten"], 6),
+        (Box((3,), torch.uint8), torch.full((2, 3), 255, dtype=torch.uint8), ["ToFloat"], 3),
+        (Box((3,), torch.bool), torch.ones(2, 3, dtype=torch.bool), ["ToFloat"], 3),
+        (Box((9, 9, 3), torch.uint8), torch.zeros(2, 9, 9, 3, dtype=torch.uint8), ["ToFloat", "Flatten"], 243),
+    ],
+)
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_an_mlp_for_what_is_no_image(
+    space: Space, observation: Tensor, first: list[str], features: int, activation: Activation
+) -> None:
+    encoder, width = make_encoder(space, [5, 7], activation)
+    name = {"relu": "ReLU", "tanh": "Tanh"}[activation]
+    assert kinds(encoder) == [*first, "Linear", name, "Linear", name]
+    assert width == 7
+    assert encoder(observation).shape == (2, 7)
+    assert encoder[len(first)].in_features == features
+    bare, width = make_encoder(space, [], activation)
+    assert width == features
+    out = bare(observation)
+    assert out.dtype == torch.float32 or not first
+    assert out.shape[1:].numel() == features
+
+
+def test_bytes_are_divided_by_255_and_integers_are_one_hot() -> None:
+    pixels = torch.tensor([[0, 51, 255]], dtype=torch.uint8)
+    assert_close(make_encoder(Box((3,), torch.uint8), [], "relu")[0](pixels), torch.tensor([[0.0, 0.2, 1.0]]))
+    flags = torch.tensor([[True, False]])
+    assert make_encoder(Box((2,), torch.bool), [], "relu")[0](flags).tolist() == [[1.0, 0.0]]
+    one_hot = make_encoder(Discrete(3), [], "relu")[0](torch.tensor([2, 0]))
+    assert one_hot.tolist() == [[0.0, 0.0, 1.0], [1.0, 0.0, 0.0]]
+
+
+@pytest.mark.parametrize(
+    ("shape", "image"),
+    [((84, 84, 4), True), ((4, 84, 84), True), ((36, 36, 1), True), ((35, 36, 3), False), ((84, 84), False)],
+)
+def test_what_is_an_image(shape: tuple[int, ...], image: bool) -> None:
+    assert is_image(Box(shape, torch.uint8)) == image
+    assert not is_image(Discrete(3))
+
+
+@pytest.mark.parametrize("size", [(84, 84), (36, 50)])
+def test_the_nature_cnn_takes_channels_first_and_last(size: tuple[int, int]) -> None:
+    first, width = make_encoder(Box((4, *size), torch.uint8), [1], "tanh")
+    last, _ = make_encoder(Box((*size, 4), torch.uint8), [1], "tanh")
+    assert width == 512
+    assert [k for k in kinds(first) if k != "ReLU"] == ["ToFloat", *["Conv2d"] * 3, "Flatten", "Linear"]
+    convolutions = [layer for layer in first if isinstance(layer, nn.Conv2d)]
+    assert [(c.out_channels, c.kernel_size[0], c.stride[0]) for c in convolutions] == [
+        (32, 8, 4),
+        (64, 4, 2),
+        (64, 3, 1),
+    ]
+    if size == (84, 84):
+        linear = next(layer for layer in first if isinstance(layer, nn.Linear))
+        assert linear.in_features == 3136  # the paper's 64 * 7 * 7
+    pixels = torch.randint(256, (2, 4, *size), dtype=torch.uint8)
+    assert first(pixels).shape == (2, 512)
+    for a, b in zip(last.parameters(), first.parameters(), strict=True):
+        a.data.copy_(b.data)
+    assert_close(last(pixels.permute(0, 2, 3, 1)), first(pixels))
+
+
+@pytest.mark.parametrize("outputs", [1, 3])
+@pytest.mark.parametrize("dueling", [False, True])
+def test_q_network(outputs: int, dueling: bool) -> None:
+    space = Box((4,), torch.float32)
+    network = QNetwork(space, 5, outputs, hidden_sizes=[6], activation="relu", dueling=dueling)
+    x = torch.randn(2, 4)
+    out = network(x)
+    assert out.shape == ((2, 5) if outputs == 1 else (2, 5, outputs))
+    features = network.encoder(x)
+    advantage = network.advantage(features).view(2, 5, outputs)
+    if network.value is None:
+        assert not dueling
+        assert_close(out.view(2, 5, outputs), advantage)
+        return
+    value = network.value(features)
+    assert_close(out.view(2, 5, outputs).mean(1), value, "the mean over actions is the value")
+    assert_close(out.view(2, 5, outputs) - value[:, None], advantage - advantage.mean(1, keepdim=True))
+
+
+def test_categorical_policy_is_the_distribution() -> None:
+    policy = CategoricalPolicy(Box((4,), torch.float32), Discrete(5), hidden_sizes=[6], activation="tanh")
+    logits, action = policy(torch.randn(7, 4)) * 5, torch.arange(7) % 5
+    reference: Any = Categorical(logits=logits)
+    assert_close(policy.log_prob(logits, action), reference.log_prob(action))
+    assert_close(policy.entropy_loss(logits, None), -reference.entropy().mean())
+    mask = torch.tensor([True, False] * 3 + [True])
+    assert_close(policy.entropy_loss(logits, mask), -reference.entropy()[mask].mean())
+    assert torch.equal(policy.mode(logits), logits.argmax(-1))
+
+
+def test_categorical_samples_have_the_right_frequencies() -> None:
+    policy = CategoricalPolicy(Discrete(1), Discrete(4), hidden_sizes=[], activation="tanh")
+    probability = torch.tensor([0.5, 0.3, 0.15, 0.05])
+    n = 40_000
+    logits = probability.log().expand(n, 4) + 100.0
+    generator = torch.Generator().manual_seed(0)
+    counts = torch.bincount(policy.sample(logits, generator), minlength=4)
+    assert float(((counts - n * probability).square() / (n * probability)).sum()) < 17.7  # 99.95 %, 3 degrees
+    again = policy.sample(logits, torch.Generator().manual_seed(0))
+    assert torch.equal(torch.bincount(again, minlength=4), counts)
+    impossible = torch.tensor([0.0, -math.inf]).expand(1000, 2)
+    assert policy.sample(impossible, generator).sum() == 0
+
+
+@pytest.mark.parametrize("shape", [(), (1,), (2, 3)])
+def test_gaussian_policy_is_the_distribution(shape: tuple[int, ...]) -> None:
+    policy = GaussianPolicy(Box((4,), torch.float32), Box(shape, torch.float32), hidden_sizes=[6], activation="tanh")
+    size = math.prod(shape)
+    assert (policy.log_std == 0).all()
+    policy.log_std.data = torch.linspace(-1.0, 0.5, size)
+    mean = policy(torch.randn(7, 4))
+    assert mean.shape == (7, size)
+    action = torch.randn(7, *shape)
+    reference: Any = Normal(mean, policy.log_std.exp())
+    assert_close(policy.log_prob(mean, action), reference.log_prob(action.reshape(7, size)).sum(-1))
+    assert_close(policy.entropy_loss(mean, None), -reference.entropy().sum(-1).mean())
+    assert policy.mode(mean).shape == (7, *shape)
+    assert torch.equal(policy.mode(mean).flatten(), mean.flatten())
+
+
+def test_gaussian_samples_have_the_right_moments() -> None:
+    policy = GaussianPolicy(Discrete(1), Box((2,), torch.float32), hidden_sizes=[], activation="tanh")
+    policy.log_std.data = torch.tensor([0.5, 2.0]).log()
+    mean = torch.tensor([1.0, -3.0]).expand(50_000, 2)
+    sample = policy.sample(mean, torch.Generator().manual_seed(0)).detach()
+    assert sample.shape == (50_000, 2)
+    torch.testing.assert_close(sample.mean(0), mean[0], rtol=0, atol=0.04)
+    torch.testing.assert_close(sample.std(0), torch.tensor([0.5, 2.0]), rtol=0.02, atol=0)
+    assert abs(float(torch.corrcoef(sample.T)[0, 1])) < 0.02
+
+
+def test_value_network() -> None:
+    network = ValueNetwork(Box((4,), torch.float32), hidden_sizes=[6], activation="tanh")
+    x = torch.randn(7, 4)
+    assert network(x).shape == (7,)
+    assert_close(network(x), network.head(network.encoder(x))[:, 0])
+
+
+@pytest.mark.parametrize("head_gain", [0.01, 1.0])
+def test_orthogonal_initialisation(head_gain: float) -> None:
+    policy = CategoricalPolicy(Box((8,), torch.float32), Discrete(3), hidden_sizes=[8, 5], activation="tanh")
+    orthogonal_(policy, head_gain=head_gain)
+    linears: list[tuple[nn.Linear, float]] = [
+        *((layer, 2.0) for layer in policy.encoder if isinstance(layer, nn.Linear)),
+        (policy.head, head_gain**2),
+    ]
+    assert len(linears) == 3
+    for layer, square in linears:
+        weight = layer.weight.detach()
+        assert_close(weight @ weight.T / square, torch.eye(len(weight)))
+        assert (layer.bias == 0).all()

@@ -1,0 +1,165 @@
+from __future__ import annotations
+
+import copy
+import shutil
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from agents.parts.optimization import Learner, check_optimizer, flatten_parameters, make_optimizer
+from tests.conftest import assert_close
+
+CASES: list[tuple[str, dict[str, Any]]] = [
+    ("SGD", {"momentum": 0.9}),
+    ("Adam", {}),
+    ("AdamW", {"weight_decay": 0.1}),
+    ("Adamax", {}),
+    ("NAdam", {}),
+    ("RAdam", {}),
+    ("RMSprop", {"alpha": 0.9, "centered": True}),
+    ("Adagrad", {}),
+    ("Adadelta", {}),
+    ("Rprop", {}),
+    ("ASGD", {}),
+    ("Adafactor", {}),
+]
+
+
+def make_module() -> nn.Sequential:
+    torch.manual_seed(1)
+    return nn.Sequential(nn.Linear(3, 5), nn.Tanh(), nn.Linear(5, 2))
+
+
+def make_learner(module: nn.Module, name: str = "Adam", compiled: bool = False, **changes: Any) -> Learner:
+    def compute_loss(x: Tensor, y: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        loss = (module(x) - y).square().mean()
+        return loss, {"loss": loss.detach(), "double": 2.0 * loss.detach()}
+
+    arguments: dict[str, Any] = {"learning_rate": 0.01, "optimizer_args": {}, "max_grad_norm": None} | changes
+    return Learner("Test", module, compute_loss, optimizer=name, compiled=compiled, **arguments)
+
+
+def batches(count: int = 6) -> list[tuple[Tensor, Tensor]]:
+    torch.manual_seed(2)
+    return [(torch.randn(4, 3), torch.randn(4, 2)) for _ in range(count)]
+
+
+@pytest.mark.parametrize(("name", "arguments"), CASES)
+@pytest.mark.parametrize("max_grad_norm", [None, 0.5, 1e6])
+def test_steps_are_those_of_the_ordinary_optimiser(
+    name: str, arguments: dict[str, Any], max_grad_norm: float | None
+) -> None:
+    module, reference = make_module(), make_module()
+    learner = make_learner(module, name, optimizer_args=arguments, max_grad_norm=max_grad_norm)
+    optimizer = getattr(torch.optim, name)(reference.parameters(), lr=0.01, **arguments)
+    for x, y in batches():
+        row = learner.step(x, y)
+        loss = (reference(x) - y).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        norm = nn.utils.clip_grad_norm_(reference.parameters(), max_grad_norm or float("inf"))
+        if max_grad_norm == 0.5:
+            assert norm > 0.5, "nothing to clip: the test would be empty"
+        optimizer.step()
+        assert_close(row, torch.stack([loss, 2.0 * loss, norm]))
+        for (what, p), q in zip(module.named_parameters(), reference.parameters(), strict=True):
+            assert torch.allclose(p, q, rtol=2e-5, atol=2e-6), what
+    first = make_module()
+    assert not any(torch.equal(p, q) for p, q in zip(module.parameters(), first.parameters(), strict=True))
+
+
+def test_flat_parameters_are_one_tensor_and_stay_so() -> None:
+    module, before = make_module(), make_module()
+    flat = flatten_parameters(module)
+    assert flat.shape == (3 * 5 + 5 + 5 * 2 + 2,)
+    for p, q in zip(module.parameters(), before.parameters(), strict=True):
+        assert torch.equal(p, q)
+    module.load_state_dict({name: torch.full_like(p, 3.0) for name, p in module.named_parameters()})
+    assert (flat == 3.0).all()
+    flat.data.fill_(4.0)
+    assert all((p == 4.0).all() for p in module.parameters())
+    copied = copy.deepcopy(module)
+    flat.data.fill_(5.0)
+    assert all((p == 4.0).all() for p in copied.parameters())
+
+
+def test_parameters_that_the_loss_does_not_reach_stay() -> None:
+    first, last = nn.Linear(3, 5), nn.Linear(5, 2)
+
+    def compute_loss(x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        return first(x).sum(), {}
+
+    learner = Learner(
+        "Test", nn.Sequential(first, last), compute_loss, optimizer="SGD", learning_rate=0.1,
+        optimizer_args={}, max_grad_norm=None, compiled=False,
+    )  # fmt: skip
+    before = first.weight.detach().clone(), last.weight.detach().clone()
+    learner.step(torch.ones(1, 3))
+    assert not torch.equal(first.weight, before[0])
+    assert torch.equal(last.weight, before[1])
+
+
+@pytest.mark.parametrize("name", ["Adam", "RMSprop", "Adafactor"])
+def test_a_restored_state_goes_on_identically(name: str) -> None:
+    module = make_module()
+    learner = make_learner(module, name)
+    data = batches()
+    for batch in data[:3]:
+        learner.step(*batch)
+    state, parameters = copy.deepcopy(learner.state_dict()), copy.deepcopy(module.state_dict())
+    other = make_module()
+    restored = make_learner(other, name)
+    other.load_state_dict(parameters)
+    restored.load_state_dict(state)
+    for batch in data[3:]:
+        assert torch.equal(learner.step(*batch), restored.step(*batch))
+    assert all(torch.equal(p, q) for p, q in zip(module.parameters(), other.parameters(), strict=True))
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "wrong"),
+    [
+        ("Adamm", {}, "Test: optimizer must be one of ASGD, .*, got 'Adamm'"),
+        ("LBFGS", {}, "got 'LBFGS'"),
+        ("SparseAdam", {}, "got 'SparseAdam'"),
+        ("Optimizer", {}, "got 'Optimizer'"),
+        ("lr_scheduler", {}, "got 'lr_scheduler'"),
+        ("Adam", {"beta": 1}, "Test: optimizer Adam refuses its arguments: .*beta"),
+        ("Adam", {"betas": (2.0, 0.9)}, "Test: optimizer Adam refuses its arguments"),
+        ("SGD", {"lr": 0.1}, "Test: optimizer SGD refuses its arguments"),
+    ],
+)
+def test_bad_optimisers_are_refused(name: str, arguments: dict[str, Any], wrong: str) -> None:
+    with pytest.raises(ValueError, match=wrong):
+        check_optimizer("Test", name, 0.1, arguments)
+
+
+@pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="this torch has no Muon")
+def test_muon_takes_matrices_only() -> None:
+    with pytest.raises(ValueError, match="Test: optimizer Muon refuses"):
+        make_learner(make_module(), "Muon")
+    linear = nn.Linear(3, 2, bias=False)
+    before = linear.weight.detach().clone()
+    row = make_learner(linear, "Muon").step(*batches(1)[0])
+    assert row.isfinite().all()
+    assert not torch.equal(linear.weight, before)
+
+
+def test_fused_unless_told_otherwise() -> None:
+    parameters = [nn.Parameter(torch.zeros(2))]
+    assert make_optimizer("Test", parameters, "Adam", 0.1, {}).defaults["fused"] is True
+    assert not make_optimizer("Test", parameters, "Adam", 0.1, {"foreach": True}).defaults["fused"]
+    assert make_optimizer("Test", parameters, "Adam", 0.1, {"fused": False}).defaults["fused"] is False
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
+def test_the_compiled_step_is_the_eager_one() -> None:
+    eager, compiled = make_module(), make_module()
+    a = make_learner(eager, max_grad_norm=0.5)
+    b = make_learner(compiled, max_grad_norm=0.5, compiled=True)
+    for batch in batches(3):
+        assert_close(b.step(*batch), a.step(*batch))
+    for p, q in zip(compiled.parameters(), eager.parameters(), strict=True):
+        assert_close(p, q)

@@ -1,0 +1,299 @@
+"""Replay: what is sampled against a reference that reads the story of each environment in plain Python."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+import scipy.stats
+import torch
+
+from agents.parts.envs import Envs
+from agents.parts.replay import Batch, Replay
+from agents.parts.spaces import Box, Discrete, EnvSpec
+from agents.parts.transition import Layout, pack
+from tests.agents.worlds import MODES, counting, episode, reward_of
+
+CPU = torch.device("cpu")
+
+
+class Row(NamedTuple):
+    """A stored transition, as the reference knows it."""
+
+    observation: int
+    action: int
+    reward: float
+    terminated: bool
+    truncated: bool
+    valid: bool
+
+
+def layout_of(num_envs: int, *, has_reset_steps: bool = True) -> Layout:
+    return Layout(EnvSpec(Discrete(10**9), Discrete(4), num_envs, has_reset_steps=has_reset_steps))
+
+
+def write(replay: Replay, rows: list[Row]) -> None:
+    """One step of all environments; the successor of observation o is -o - 1."""
+    replay.write(
+        pack(
+            replay.layout,
+            observation=[row.observation for row in rows],
+            action=[row.action for row in rows],
+            reward=[row.reward for row in rows],
+            next_observation=[-row.observation - 1 for row in rows],
+            terminated=[row.terminated for row in rows],
+            truncated=[row.truncated for row in rows],
+            valid=[row.valid for row in rows],
+        )
+    )
+
+
+def random_story(rng: np.random.Generator, steps: int, num_envs: int, *, reset_steps: bool) -> list[list[Row]]:
+    """``[step][env]``: random ends; where asked, each end is followed by a row that only resets."""
+    story: list[list[Row]] = []
+    resetting = [False] * num_envs
+    for t in range(steps):
+        rows = []
+        for i in range(num_envs):
+            terminated, truncated = bool(rng.random() < 0.2), bool(rng.random() < 0.2)
+            valid = not resetting[i]
+            ended = valid and (terminated or truncated)
+            rows.append(
+                Row(
+                    1 + t * num_envs + i,
+                    int(rng.integers(4)),
+                    float(rng.normal()),
+                    terminated and valid,
+                    truncated and valid,
+                    valid,
+                )
+            )
+            resetting[i] = ended and reset_steps
+        story.append(rows)
+    return story
+
+
+def windows(stored: list[list[Row]], n: int, discount: float) -> dict[int, tuple[int, float, float, int]]:
+    """By first observation: action, summed reward, bootstrap discount and successor of every window of n rows."""
+    expected = {}
+    for i in range(len(stored[0])):
+        column = [rows[i] for rows in stored]
+        for start in range(len(column) - n + 1):
+            if not column[start].valid:
+                continue
+            total, factor, last = 0.0, 1.0, column[start]
+            for row in column[start : start + n]:
+                total += factor * row.reward
+                factor *= discount
+                last = row
+                if row.terminated or row.truncated:
+                    break
+            bootstrap = 0.0 if last.terminated else factor
+            expected[column[start].observation] = (column[start].action, total, bootstrap, -last.observation - 1)
+    return expected
+
+
+def check(batch: Batch, expected: dict[int, tuple[int, float, float, int]]) -> set[int]:
+    """Every sampled transition is as the reference has it; returns which were sampled."""
+    mask = batch.mask if batch.mask is not None else torch.ones(len(batch.reward), dtype=torch.bool)
+    seen = set()
+    for b in mask.nonzero().flatten().tolist():
+        observation = int(batch.observation[b])
+        action, reward, discount, successor = expected[observation]
+        assert int(batch.action[b]) == action
+        assert float(batch.reward[b]) == pytest.approx(reward, rel=1e-5, abs=1e-5)
+        assert float(batch.discount[b]) == pytest.approx(discount, rel=1e-6, abs=0.0)
+        assert int(batch.next_observation[b]) == successor
+        seen.add(observation)
+    return seen
+
+
+@pytest.mark.parametrize("reset_steps", [False, True])
+@pytest.mark.parametrize("n_step", [1, 2, 3, 5])
+@pytest.mark.parametrize("num_envs", [1, 3])
+def test_windows_against_a_reference(n_step: int, num_envs: int, reset_steps: bool) -> None:
+    """Random ends, the ring empty, part full, just full and wrapped around at every position."""
+    rng = np.random.default_rng(n_step * 10 + num_envs)
+    length = 7
+    replay = Replay(layout_of(num_envs, has_reset_steps=reset_steps), length * num_envs, num_envs, CPU)
+    story = random_story(rng, 3 * length, num_envs, reset_steps=reset_steps)
+    generator = torch.Generator().manual_seed(0)
+    for t, rows in enumerate(story):
+        write(replay, rows)
+        assert replay.can_sample(n_step) is (min(t + 1, length) >= n_step)
+        if not replay.can_sample(n_step):
+            continue
+        expected = windows(story[max(0, t + 1 - length) : t + 1], n_step, 0.9)
+        index = replay.draw(40 * length * num_envs, n_step, generator)
+        # With 40 draws per window, each is drawn: what the reference has, no more and no less.
+        assert check(replay.gather(index, 0.9), expected) == set(expected)
+
+
+@pytest.mark.parametrize("discount", [0.0, 1.0])
+def test_extreme_discounts(discount: float, generator: torch.Generator) -> None:
+    story = random_story(np.random.default_rng(0), 7, 2, reset_steps=False)
+    replay = Replay(layout_of(2, has_reset_steps=False), 14, 2, CPU)
+    for rows in story:
+        write(replay, rows)
+    check(replay.gather(replay.draw(300, 3, generator), discount), windows(story, 3, discount))
+
+
+@pytest.mark.parametrize("written", [5, 8, 11])
+@pytest.mark.parametrize("n_step", [1, 3])
+def test_sampling_is_uniform(n_step: int, written: int, generator: torch.Generator) -> None:
+    num_envs, length = 3, 8
+    replay = Replay(layout_of(num_envs, has_reset_steps=False), num_envs * length, num_envs, CPU)
+    for rows in random_story(np.random.default_rng(0), written, num_envs, reset_steps=False):
+        write(replay, rows)
+    draws = 60_000
+    first = replay.draw(draws, n_step, generator)[0]
+    counts = torch.bincount(first, minlength=num_envs * length)
+    possible = counts[counts > 0]
+    assert len(possible) == (min(written, length) - n_step + 1) * num_envs
+    assert scipy.stats.chisquare(possible.numpy()).pvalue > 0.01
+
+
+def test_the_newest_steps_wait_for_their_successors(generator: torch.Generator) -> None:
+    """Also right after the ring has wrapped around: no window joins the newest row to the oldest."""
+    replay = Replay(layout_of(1), 5, 1, CPU)
+    for t in range(8):
+        write(replay, [Row(100 + t, 0, 1.0, False, False, True)])
+    index = replay.draw(1000, 3, generator)
+    observation = replay.rows[:, 0].view(-1, replay.layout.row_bytes)
+    stored = [int(replay.gather(torch.tensor([[slot]]), 1.0).observation) for slot in range(len(observation))]
+    starts = {tuple(stored[int(slot)] for slot in window) for window in index.T}
+    assert starts == {(103, 104, 105), (104, 105, 106), (105, 106, 107)}
+
+
+@pytest.mark.parametrize(("capacity", "num_envs", "length"), [(10, 1, 10), (10, 2, 5), (10, 3, 4), (2, 4, 1)])
+def test_capacity(capacity: int, num_envs: int, length: int, generator: torch.Generator) -> None:
+    """At least what is asked for, rounded up to whole steps; the oldest goes first."""
+    replay = Replay(layout_of(num_envs), capacity, num_envs, CPU)
+    story = random_story(np.random.default_rng(0), 25, num_envs, reset_steps=False)
+    for t, rows in enumerate(story):
+        write(replay, rows)
+        assert replay.size == min(t + 1, length)
+    seen = set(replay.gather(replay.draw(1000, 1, generator), 1.0).observation.tolist())
+    assert seen == {row.observation for rows in story[-length:] for row in rows}
+
+
+def test_bytes_stay_bytes(generator: torch.Generator) -> None:
+    layout = Layout(EnvSpec(Box((4, 4, 1), torch.uint8), Discrete(2), num_envs=1))
+    replay = Replay(layout, 3, 1, CPU)
+    image = np.arange(16, dtype=np.uint8).reshape(1, 4, 4, 1)
+    for t in range(3):
+        replay.write(
+            pack(
+                layout,
+                observation=image + t,
+                action=[0],
+                reward=[1.0],
+                next_observation=image + t + 1,
+                terminated=[False],
+                truncated=[False],
+            )
+        )
+    assert layout.row_bytes < 2 * 16 + 32  # nothing is stored as float
+    for n_step in (1, 2):
+        batch = replay.gather(replay.draw(5, n_step, generator), 0.9)
+        assert batch.observation.dtype == batch.next_observation.dtype == torch.uint8
+        gap = batch.next_observation.int() - batch.observation.int()
+        assert bool((gap == n_step).all())
+
+
+@pytest.mark.parametrize("written", [0, 3, 5, 9])
+def test_state_round_trip(written: int) -> None:
+    replay, copied = (Replay(layout_of(2), 10, 2, CPU) for _ in range(2))
+    story = random_story(np.random.default_rng(0), written + 4, 2, reset_steps=True)
+    for rows in story[:written]:
+        write(replay, rows)
+    state = replay.state_dict()
+    write(copied, story[0])  # what is loaded replaces what was there
+    copied.load_state_dict(state)
+    for rows in story[written:]:
+        write(replay, rows)
+        write(copied, rows)
+        one, other = (
+            r.gather(r.draw(50, 2, torch.Generator().manual_seed(1)), 0.9) if r.can_sample(2) else None
+            for r in (replay, copied)
+        )
+        assert (one is None) == (other is None)
+        if one is not None and other is not None:
+            assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True) if a is not None and b is not None)
+    assert replay.head == copied.head
+
+
+def test_state_is_a_copy_of_what_is_filled() -> None:
+    replay = Replay(layout_of(1), 100, 1, CPU)
+    write(replay, [Row(1, 0, 0.0, False, False, True)])
+    state = replay.state_dict()
+    assert state["rows"].shape[0] == 1
+    before = state["rows"].clone()
+    replay.rows.zero_()
+    assert torch.equal(state["rows"], before)
+
+
+@pytest.mark.parametrize(("capacity", "num_envs"), [(4, 1), (20, 2)])
+def test_state_of_another_size(capacity: int, num_envs: int) -> None:
+    replay = Replay(layout_of(1), 10, 1, CPU)
+    for t in range(6):
+        write(replay, [Row(t, 0, 0.0, False, False, True)])
+    with pytest.raises(ValueError, match="do not fit"):
+        Replay(layout_of(num_envs), capacity, num_envs, CPU).load_state_dict(replay.state_dict())
+
+
+def test_state_of_a_wrapped_ring_of_another_capacity() -> None:
+    """The oldest row stands in the middle of the ring: in a longer ring it would be taken for the newest."""
+    replay = Replay(layout_of(1), 5, 1, CPU)
+    for t in range(7):
+        write(replay, [Row(t, 0, 0.0, False, False, True)])
+    with pytest.raises(ValueError, match="do not fit"):
+        Replay(layout_of(1), 8, 1, CPU).load_state_dict(replay.state_dict())
+
+
+@pytest.mark.parametrize("written", [2, 5, 7])
+def test_cut_ends_the_episodes_at_the_newest_step(written: int, generator: torch.Generator) -> None:
+    story = random_story(np.random.default_rng(1), 10, 2, reset_steps=False)
+    replay = Replay(layout_of(2, has_reset_steps=False), 10, 2, CPU)
+    for rows in story[:written]:
+        write(replay, rows)
+    replay.cut()
+    story[written - 1] = [row._replace(truncated=True) for row in story[written - 1]]
+    for t in range(written, 10):
+        write(replay, story[t])
+        if replay.can_sample(3):
+            expected = windows(story[max(0, t - 4) : t + 1], 3, 0.9)
+            assert check(replay.gather(replay.draw(400, 3, generator), 0.9), expected) == set(expected)
+
+
+def test_cut_of_nothing() -> None:
+    replay = Replay(layout_of(1), 5, 1, CPU)
+    replay.cut()
+    assert replay.rows.count_nonzero() == 0
+
+
+@pytest.mark.parametrize("kind", ["sync", "custom"])
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("n_step", [1, 3, 4])
+def test_windows_of_real_steps(kind: str, mode: object, n_step: int, generator: torch.Generator) -> None:
+    """From the environment to the batch: no n-step transition crosses an episode, in any autoreset mode."""
+    envs = Envs(counting(kind, 3, mode))  # type: ignore[arg-type]
+    replay = Replay(envs.layout, 45, 3, CPU)
+    envs.reset(0)
+    for step in range(40):
+        replay.write(envs.step(torch.randint(3, (3,), generator=generator)))
+        if step % 8 != 7:
+            continue
+        batch = replay.gather(replay.draw(300, n_step, generator), 0.5)
+        mask = torch.ones(300, dtype=torch.bool) if batch.mask is None else batch.mask
+        assert bool(mask.any())
+        for b in mask.nonzero().flatten().tolist():
+            env, number, start = (int(x) for x in batch.observation[b, :3])
+            length, terminated, _ = episode(env, number)
+            k = min(n_step, length - start)
+            assert batch.next_observation[b, :3].tolist() == [env, number, start + k]
+            rewards = [reward_of(env, number, start + 1 + j) for j in range(k)]
+            assert float(batch.reward[b]) == sum(0.5**j * reward for j, reward in enumerate(rewards))
+            over = start + k == length and terminated
+            assert float(batch.discount[b]) == (0.0 if over else 0.5**k)

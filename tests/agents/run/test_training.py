@@ -1,0 +1,327 @@
+"""Runs: repeatable, resumable to the last bit, and safe when something breaks."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from agents import A2C, DQN, Agent, resume, train
+from agents.parts.envs import EnvironmentFault
+from agents.parts.transition import Transitions
+from agents.run import training
+from agents.run.checkpoint import load_checkpoint
+from agents.run.configuration import load_config
+from agents.run.tracking import DivergedError
+from agents.run.training import Interrupted
+from rlloss import TDLoss
+from rlloss.supervised.regression import MSELoss
+from tests.agents.run.probes import AGENTS, dqn, model_bytes, rows
+
+CPU = torch.device("cpu")
+HALF = 450
+EVERY = 100
+
+
+def run(agent: Agent, folder: Path, env: str = "CartPole-v1", **changes: Any) -> Path:
+    """A tiny training run."""
+    arguments: dict[str, Any] = {
+        "num_envs": 3,
+        "steps": 2 * HALF,
+        "log_every": EVERY,
+        "eval_episodes": 1,
+        "tensorboard": False,
+        "progress": False,
+        "run_dir": str(folder),
+    }
+    return train(agent, env, **arguments | changes)
+
+
+def assert_same_training(one: Path, other: Path) -> None:
+    assert rows(one) == rows(other)
+    assert len(rows(one)) == 2 * HALF // EVERY
+    assert rows(one)[-1]["loss"], "no gradient step was taken"
+    assert model_bytes(one) == model_bytes(other)
+
+
+def signal_at(call: int, number: int, monkeypatch: pytest.MonkeyPatch, cls: type[Agent]) -> None:
+    """Let an agent's n-th step send this process a signal."""
+    observe = cls.observe
+    calls = 0
+
+    def observe_and_signal(self: Agent, transitions: Transitions) -> None:
+        nonlocal calls
+        calls += 1
+        observe(self, transitions)
+        if calls == call:
+            os.kill(os.getpid(), number)
+
+    monkeypatch.setattr(cls, "observe", observe_and_signal)
+
+
+@pytest.mark.parametrize("name", AGENTS)
+def test_same_seed_same_numbers(name: str, tmp_path: Path) -> None:
+    one, same, other = (run(AGENTS[name](), tmp_path, seed=seed) for seed in (3, 3, 4))
+    assert_same_training(one, same)
+    assert rows(one) != rows(other)
+    assert model_bytes(one) != model_bytes(other)
+
+
+@pytest.mark.parametrize("env", ["CartPole-v1", "Acrobot-v1", "Probe-v0"])
+@pytest.mark.parametrize("name", AGENTS)
+def test_stopping_changes_nothing(name: str, env: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = run(AGENTS[name](), tmp_path, env)
+
+    halved = run(AGENTS[name](), tmp_path, env, steps=HALF)
+    assert len(rows(halved)) == HALF // EVERY
+    assert resume(halved, steps=2 * HALF, progress=False) == halved
+    assert_same_training(halved, whole)
+
+    signal_at(HALF // 3 - 23, signal.SIGTERM, monkeypatch, type(AGENTS[name]()))  # in the middle of everything
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(Interrupted, match="resume") as stopped:
+        run(AGENTS[name](), tmp_path, env)
+    assert signal.getsignal(signal.SIGTERM) is before
+    assert stopped.value.signal == signal.SIGTERM
+    (interrupted,) = set(whole.parent.iterdir()) - {whole, halved}
+    steps = load_checkpoint(interrupted / "checkpoint.pt", CPU)["envs"]["steps"]
+    assert steps < HALF and steps % EVERY, "the stop was to come between two rows"
+    resume(interrupted, progress=False)
+    assert_same_training(interrupted, whole)
+
+
+def test_second_signal_acts_as_usual(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    observe = DQN.observe
+
+    def observe_and_signal(self: DQN, transitions: Transitions) -> None:
+        observe(self, transitions)
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(DQN, "observe", observe_and_signal)
+    with pytest.raises(KeyboardInterrupt):
+        run(dqn(), tmp_path)
+
+
+def test_runs_outside_the_main_thread(tmp_path: Path) -> None:
+    done: list[Path] = []
+    thread = threading.Thread(target=lambda: done.append(run(dqn(), tmp_path, steps=30)))
+    thread.start()
+    thread.join()
+    assert model_bytes(done[0])
+
+
+@pytest.mark.parametrize("name", AGENTS)
+def test_environments_that_cannot_be_captured_begin_new_episodes(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stopped = run(AGENTS[name](), tmp_path, "Forgetful-v0", steps=100)
+    assert "cannot be captured: a resumed run begins new episodes" in capsys.readouterr().err
+    state = load_checkpoint(stopped / "checkpoint.pt", CPU)["envs"]
+    assert state["env"] is None
+    assert (state["lengths"] > 0).any(), "the stop was to come within an episode"
+
+    cls = type(AGENTS[name]())
+    cut, calls = cls.cut, []
+
+    def counted(self: Agent) -> None:
+        calls.append(self)
+        cut(self)
+
+    monkeypatch.setattr(cls, "cut", counted)
+    resume(stopped, steps=300, progress=False)
+    assert len(calls) == 1
+    if isinstance(calls[0], DQN):
+        assert_no_window_crosses(calls[0])
+
+    captured = run(AGENTS[name](), tmp_path, "Probe-v0", steps=100)
+    assert "cannot be captured" not in capsys.readouterr().err.split("Probe-v0")[-1]
+    resume(captured, steps=150, progress=False)
+    assert len(calls) == 1, "episodes that go on are not cut"
+
+
+def assert_no_window_crosses(agent: DQN) -> None:
+    """Time rises by one within every n-step window: a probe's first observation is its time over seven."""
+    assert agent.replay is not None
+    index = agent.replay.draw(2_000, agent.n_step, torch.Generator().manual_seed(0))
+    batch = agent.replay.gather(index, agent.discount)
+    time, later = (batch.observation[:, 0] * 7).round(), (batch.next_observation[:, 0] * 7).round()
+    wide = (batch.discount - agent.discount**agent.n_step).abs() < 1e-6  # neither terminated nor cut short
+    assert wide.any() and not wide.all()
+    assert torch.equal(later[wide], time[wide] + agent.n_step)
+
+
+def test_run_directories_are_numbered(tmp_path: Path) -> None:
+    first = run(dqn(), tmp_path, steps=30, name="tuned", seed=5)
+    assert first == tmp_path / "CartPole-v1/dqn/tuned-s5"
+    before = {path: path.read_bytes() for path in first.iterdir() if path.is_file()}
+    assert run(dqn(), tmp_path, steps=60, name="tuned", seed=5).name == "tuned-2-s5"
+    assert run(dqn(), tmp_path, steps=30, name="tuned", seed=5).name == "tuned-3-s5"
+    assert run(dqn(), tmp_path, steps=30, name="tuned", seed=6).name == "tuned-s6"
+    assert {path: path.read_bytes() for path in first.iterdir() if path.is_file()} == before
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"steps": 0}, "steps must be >= 1, got 0"),
+        ({"num_envs": 0}, "num_envs must be >= 1"),
+        ({"threads": 0}, "threads must be >= 1"),
+        ({"log_every": 0}, "log_every must be >= 1"),
+        ({"eval_episodes": 0}, "eval_episodes must be >= 1"),
+        ({"eval_every": -1}, "eval_every must be >= 0"),
+        ({"checkpoint_every": -1}, "checkpoint_every must be >= 0"),
+        ({"seed": -1}, "seed must be >= 0"),
+        ({"name": "a/b"}, "name must consist of"),
+        ({"name": ""}, "name must consist of"),
+        ({"env": "NoSuchEnv-v0"}, "NoSuchEnv"),
+        ({"env": "no_such_module_x:Env-v0"}, "no_such_module_x"),
+        ({"env": "Pendulum-v1"}, "DQN: needs a Discrete action space"),
+        ({"env": "Probe-v0", "env_kwargs": {"speed": 3}}, "speed"),
+    ],
+)
+def test_bad_argument_leaves_no_run_directory(changes: dict[str, Any], message: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=message):
+        run(dqn(), tmp_path / "runs", **changes)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_run_directory_that_cannot_be_made(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match=r"run directory .* cannot be made"):
+        run(dqn(), tmp_path / "file")
+
+
+@pytest.mark.parametrize("fault", ["raise", "reward", "observation"])
+@pytest.mark.parametrize("checkpoint_every", [0, 60])
+def test_environment_faults_keep_the_checkpoint(fault: str, checkpoint_every: int, tmp_path: Path) -> None:
+    words = {
+        "raise": "raised RuntimeError",
+        "reward": "reward is not finite",
+        "observation": "observation is not finite",
+    }
+    env_kwargs = {"fault": fault, "fault_at": 51}
+    with pytest.raises(EnvironmentFault) as error:
+        run(dqn(), tmp_path, "Probe-v0", env_kwargs=env_kwargs, checkpoint_every=checkpoint_every)
+    kept = "the last checkpoint is kept" if checkpoint_every else "there is no checkpoint yet"
+    for part in ("environment 1", words[fault], "at step 150", kept):
+        assert part in str(error.value)
+    (left,) = (tmp_path / "Probe-v0/dqn").iterdir()
+    assert (left / "checkpoint.pt").exists() == (left / "model.safetensors").exists() == bool(checkpoint_every)
+    if checkpoint_every:
+        assert load_checkpoint(left / "checkpoint.pt", CPU)["envs"]["steps"] == 120
+        with pytest.raises(EnvironmentFault, match="at step 150"):  # the same environments, so the same fault
+            resume(left, progress=False)
+        resume(left, steps=130, progress=False)
+
+
+class ExplodingLoss(MSELoss):
+    """NaN from its n-th call on."""
+
+    def __init__(self, calls: int = 1_000) -> None:
+        super().__init__()
+        self.calls = calls
+        self.count = 0
+
+    def forward(
+        self, input: Tensor, target: Tensor, *, weight: Tensor | None = None, mask: Tensor | None = None
+    ) -> Tensor:
+        self.count += 1
+        loss = super().forward(input, target, weight=weight, mask=mask)
+        return loss * float("nan") if self.count > self.calls else loss
+
+
+@pytest.mark.parametrize(
+    ("agent", "step"),
+    [
+        (lambda calls: dqn(loss=TDLoss(ExplodingLoss(calls)), replay_ratio=0.1), 300),
+        (lambda calls: A2C(critic_loss=ExplodingLoss(calls), hidden_sizes=[16], rollout_length=10), 200),
+    ],
+)
+def test_diverged_loss_keeps_the_checkpoint(agent: Any, step: int, tmp_path: Path) -> None:
+    with pytest.raises(DivergedError, match=rf"loss is nan at step {step}; the last checkpoint is kept in"):
+        run(agent(14), tmp_path, "Probe-v0", num_envs=1, checkpoint_every=100, log_every=500)
+    (left,) = (tmp_path / "Probe-v0").glob("*/*")
+    assert not (left / "metrics.csv").exists()
+    state = load_checkpoint(left / "checkpoint.pt", CPU)
+    assert state["envs"]["steps"] == step - 100
+    assert all(torch.isfinite(value).all() for value in state["agent"]["network"].values())
+    resume(left, steps=state["envs"]["steps"] + 5, progress=False)
+
+
+@pytest.mark.parametrize("name", AGENTS)
+def test_evaluation_does_not_change_training(name: str, tmp_path: Path) -> None:
+    plain = run(AGENTS[name](), tmp_path)
+    evaluated = run(AGENTS[name](), tmp_path, eval_every=150, eval_episodes=3, checkpoint_every=70)
+    assert model_bytes(plain) == model_bytes(evaluated)
+    with_evaluation = {int(row["step"]): row for row in rows(evaluated)}
+    seen = [step for step, row in with_evaluation.items() if row["eval_return_mean"]]
+    assert len(seen) == 2 * HALF // 150
+    assert not any(row["eval_return_mean"] for row in rows(plain))
+    for row in rows(plain)[:1]:  # later rows are means over other intervals
+        assert row["loss"] == with_evaluation[int(row["step"])]["loss"]
+
+
+def test_evaluation_survives_resume(tmp_path: Path) -> None:
+    whole = run(dqn(), tmp_path, eval_every=150)
+    halved = run(dqn(), tmp_path, eval_every=150, steps=HALF)
+    resume(halved, steps=2 * HALF, progress=False)
+    assert rows(whole) == rows(halved)
+
+
+def test_auto_compiles_long_runs_with_a_compiler(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    agent = dqn(replay_ratio=1.0, learning_starts=0)
+    enough = training.UPDATES_WORTH_COMPILING
+    found: str | None = "/bin/g++"
+    monkeypatch.setattr("shutil.which", lambda name: found)
+    assert training._compile("auto", agent, enough, 1, "cpu") == "on"
+    assert training._compile("auto", agent, enough - 1, 1, "cpu") == "off"
+    assert training._compile("on", agent, 1, 1, "cpu") == "on"
+    assert training._compile("off", agent, enough, 1, "cpu") == "off"
+    assert load_config(run(agent, tmp_path, steps=30) / "config.yaml")["compile"] == "off"
+    found = None
+    assert training._compile("auto", agent, enough, 1, "cpu") == "off"
+
+
+def test_threads_are_those_of_the_run_and_then_the_caller_s(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    observe, seen = DQN.observe, set()
+
+    def spy(self: DQN, transitions: Transitions) -> None:
+        seen.add(torch.get_num_threads())
+        observe(self, transitions)
+
+    monkeypatch.setattr(DQN, "observe", spy)
+    assert torch.get_num_threads() == 1
+    left = run(dqn(), tmp_path, steps=30, threads=2)
+    assert (seen, torch.get_num_threads()) == ({2}, 1)
+    seen.clear()
+    resume(left, steps=60, progress=False)
+    assert (seen, torch.get_num_threads()) == ({2}, 1)
+    with pytest.raises(ValueError, match="NoSuchEnv"):
+        run(dqn(), tmp_path, "NoSuchEnv-v0", threads=2)
+    assert torch.get_num_threads() == 1
+
+
+def test_resume_needs_a_checkpoint(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="is not a run directory"):
+        resume(tmp_path)
+    left = run(dqn(), tmp_path, steps=30)
+    with pytest.raises(ValueError, match="steps must be >= 1, got 0"):
+        resume(left, steps=0)
+    (left / "checkpoint.pt").unlink()
+    with pytest.raises(ValueError, match="holds no checkpoint"):
+        resume(left)
+
+
+def test_run_directory_holds_what_the_manual_says(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    left = run(dqn(), tmp_path, steps=120, tensorboard=True)
+    names = {path.name for path in left.iterdir()}
+    assert names == {"config.yaml", "metrics.csv", "model.safetensors", "checkpoint.pt", "tensorboard"}
+    assert len(list((left / "tensorboard").iterdir())) == 1
+    assert capsys.readouterr().out.endswith(f"run: {left}\n")

@@ -1,0 +1,329 @@
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+from gymnasium import spaces
+from gymnasium.vector import AutoresetMode
+from torch import Tensor
+from torch.distributions import Categorical, Normal
+
+from agents.a2c import A2C, PolicyBatch
+from agents.parts.envs import Envs
+from agents.parts.spaces import Box, Discrete, EnvSpec
+from agents.parts.transition import pack
+from rlloss.rl.policy import ClippedSurrogateLoss, PolicyGradientLoss, PolicyLoss
+from rlloss.supervised.classification import FocalLoss, PolyLoss
+from rlloss.supervised.regression import HuberLoss
+from tests.agents.environments import MODES, ChainEnv, CountingEnv, counting, make_vector
+from tests.agents.test_dqn import assert_same, pickled
+from tests.conftest import assert_close
+
+BOX = spaces.Box(-1.0, 1.0, (2,))
+PPO: dict[str, Any] = {"policy_loss": ClippedSurrogateLoss(), "epochs": 2, "minibatches": 3, "optimizer": "Adam"}
+DISCRETE = EnvSpec(Box((3,), torch.float32), Discrete(4), num_envs=2)
+CONTINUOUS = EnvSpec(Box((3,), torch.float32), Box((2,), torch.float32, (-1.0,) * 2, (1.0,) * 2), num_envs=2)
+
+
+def table(**changes: Any) -> A2C:
+    """One value per state: networks without hidden layers on one-hot states."""
+    arguments: dict[str, Any] = {
+        "discount": 0.9, "gae_lambda": 0.9, "hidden_sizes": [], "optimizer": "SGD", "learning_rate": 0.5,
+        "max_grad_norm": None,
+    } | changes  # fmt: skip
+    return A2C(**arguments)
+
+
+def start(agent: A2C, vector: Any, seed: int = 0) -> Envs:
+    envs = Envs(vector)
+    envs.reset(seed=seed)
+    agent.build(envs.spec, seed=seed)
+    return envs
+
+
+def run(agent: A2C, envs: Envs, steps: int) -> list[Tensor]:
+    metrics = []
+    while envs.steps < steps:
+        agent.observe(envs.step(agent.act(envs.observation)))
+        metrics += agent.update()
+    return metrics
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("gae_lambda", [0.0, 0.9])
+def test_a_time_limit_is_no_end(mode: AutoresetMode, gae_lambda: float) -> None:
+    """Reward 1 for ever is worth 1 / (1 - gamma), however often a time limit cuts it."""
+    envs = [partial(CountingEnv, (length,), view="parity") for length in (3, 1, 5)]
+    agent = table(gae_lambda=gae_lambda)
+    run(agent, start(agent, make_vector(envs, mode)), 3000)
+    assert_close(agent.critic(torch.arange(2)), torch.full((2,), 10.0), dtype=torch.float16)
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("gae_lambda", [0.0, 1.0])
+def test_a_terminal_state_is_an_end(mode: AutoresetMode, gae_lambda: float) -> None:
+    agent = table(gae_lambda=gae_lambda)
+    vector = make_vector([partial(CountingEnv, (2,), (True,), view="parity")] * 2, mode)
+    run(agent, start(agent, vector), 1500)
+    assert_close(agent.critic(torch.arange(2)), torch.tensor([1.9, 1.0]), dtype=torch.float16)
+
+
+@pytest.mark.parametrize("options", [{}, PPO | {"rollout_length": 16}], ids=["one pass", "ppo"])
+def test_a_chain_is_solved(options: dict[str, Any]) -> None:
+    agent = table(**options | {"learning_rate": 0.05 if options else 0.5})
+    run(agent, start(agent, make_vector([partial(ChainEnv, 4)] * 4, AutoresetMode.SAME_STEP)), 3000)
+    assert agent.act(torch.arange(3), explore=False).tolist() == [1, 1, 1]
+    torch.testing.assert_close(
+        agent.critic(torch.arange(3)).detach(), torch.tensor([0.81, 0.9, 1.0]), rtol=0.0, atol=0.1
+    )
+
+
+class Aim(CountingEnv):
+    """One step; the reward is minus the squared distance of the action from (0.5, -0.5)."""
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        observation, _, terminated, truncated, info = super().step(action)
+        reward = -((float(action[0]) - 0.5) ** 2 + (float(action[1]) + 0.5) ** 2)
+        return observation, reward, terminated, truncated, info
+
+
+def test_a_continuous_action_is_learned() -> None:
+    agent = table(optimizer="Adam", learning_rate=0.03, rollout_length=4, normalize_advantages=True)
+    vector = make_vector([partial(Aim, (1,), (True,), view="parity", action_space=BOX)] * 16, AutoresetMode.SAME_STEP)
+    run(agent, start(agent, vector), 12_000)
+    action = agent.act(torch.zeros(1, dtype=torch.int64), explore=False)
+    torch.testing.assert_close(action, torch.tensor([[0.5, -0.5]]), rtol=0.0, atol=0.15)
+
+
+def test_advantages_at_the_ends_of_episodes_by_hand() -> None:
+    spec = EnvSpec(Discrete(3), Discrete(2), num_envs=1, has_reset_steps=True)
+    agent = table(discount=0.5, gae_lambda=0.5, policy_loss=ClippedSurrogateLoss()).build(spec)
+    agent.critic.head.weight.data.copy_(torch.tensor([[1.0, 2.0, 3.0]]))
+    agent.critic.head.bias.data.zero_()
+    steps = [  # observation, next_observation, reward, terminated, truncated, valid
+        (0, 1, 1.0, False, False, True),
+        (1, 2, 2.0, False, True, True),
+        (2, 0, 0.0, False, False, False),
+        (0, 1, 4.0, True, False, True),
+        (0, 2, 1.0, False, False, True),
+    ]
+    for s, next_s, r, terminated, truncated, valid in steps:
+        agent.observe(
+            pack(
+                agent.layout, observation=[s], action=[1], reward=[r], next_observation=[next_s],
+                terminated=[terminated], truncated=[truncated], valid=[valid],
+            )
+        )  # fmt: skip
+    batch = agent._prepare(agent.rollout.read())
+    assert batch.mask is not None
+    keep = batch.mask
+    assert keep.tolist() == [True, True, False, True, True]
+    last = 2.0 + 0.5 * 3.0 - 2.0  # the truncated step bootstraps, and nothing flows into it
+    expected = torch.tensor([1.0 + 0.5 * 2.0 - 1.0 + 0.25 * last, last, 4.0 - 1.0, 1.0 + 0.5 * 3.0 - 1.0])
+    assert_close(batch.advantage[keep], expected)
+    assert_close(batch.value_target[keep], expected + torch.tensor([1.0, 2.0, 1.0, 1.0]))
+    assert batch.old_log_prob is not None
+    reference: Any = Categorical(logits=agent.policy(batch.observation))
+    assert_close(batch.old_log_prob, reference.log_prob(batch.action))
+    assert not any(field.requires_grad for field in batch if field is not None)
+
+
+def make_batch(spec: EnvSpec, mask: Tensor | None = None) -> PolicyBatch:
+    action = torch.randint(4, (6,)) if isinstance(spec.action, Discrete) else torch.randn(6, 2)
+    return PolicyBatch(torch.randn(6, 3), action, torch.randn(6) * 3 + 1, torch.randn(6), torch.randn(6) - 2, mask)
+
+
+@pytest.mark.parametrize("spec", [DISCRETE, CONTINUOUS], ids=["discrete", "box"])
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("normalize", [False, True])
+def test_the_loss_by_hand(spec: EnvSpec, masked: bool, normalize: bool) -> None:
+    agent = A2C(
+        critic_loss=HuberLoss(), value_coefficient=0.3, entropy_coefficient=0.7, normalize_advantages=normalize,
+        hidden_sizes=[5], orthogonal_init=False,
+    ).build(spec)  # fmt: skip
+    mask = torch.tensor([True, False, True, True, False, True]) if masked else None
+    keep = torch.ones(6, dtype=torch.bool) if mask is None else mask
+    batch = make_batch(spec, mask)
+    loss, metrics = agent.compute_loss(batch)
+    outputs = agent.policy(batch.observation)
+    reference: Any
+    if isinstance(spec.action, Discrete):
+        reference = Categorical(logits=outputs)
+        log_prob, entropy = reference.log_prob(batch.action), reference.entropy()
+    else:
+        reference = Normal(outputs, agent.policy.log_std.exp())  # type: ignore[operator]
+        log_prob, entropy = reference.log_prob(batch.action).sum(-1), reference.entropy().sum(-1)
+    advantage = batch.advantage[keep]
+    if normalize:
+        advantage = (advantage - advantage.mean()) / advantage.std(correction=0)
+    policy_loss = -(log_prob[keep] * advantage).mean()
+    value_loss = torch.nn.functional.huber_loss(agent.critic(batch.observation)[keep], batch.value_target[keep])
+    assert_close(metrics["policy_loss"], policy_loss)
+    assert_close(metrics["value_loss"], value_loss)
+    assert_close(metrics["entropy"], entropy[keep].mean())
+    assert_close(loss, policy_loss + 0.3 * value_loss - 0.7 * entropy[keep].mean())
+    assert_close(metrics["loss"], loss)
+    assert (*metrics, "grad_norm") == agent.metric_names
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [PolicyGradientLoss(), PolicyGradientLoss(FocalLoss(gamma=2.0)), PolicyGradientLoss(PolyLoss(epsilon=1.0))],
+    ids=["cross-entropy", "focal", "poly"],
+)
+def test_other_policy_losses(loss: PolicyLoss) -> None:
+    agent = A2C(policy_loss=loss, hidden_sizes=[5], orthogonal_init=False).build(DISCRETE)
+    batch = make_batch(DISCRETE)
+    log_prob = agent.policy.log_prob(agent.policy(batch.observation), batch.action)
+    p = log_prob.exp()
+    assert isinstance(loss, PolicyGradientLoss)
+    per_step = {
+        "CrossEntropyLoss": -log_prob,
+        "FocalLoss": -((1 - p) ** 2) * log_prob,
+        "PolyLoss": -log_prob + (1 - p),
+    }[type(loss.criterion).__name__]
+    assert_close(agent.compute_loss(batch)[1]["policy_loss"], (per_step * batch.advantage).mean())
+    learner = table(policy_loss=loss)
+    run(learner, start(learner, make_vector([partial(ChainEnv, 3)] * 4, AutoresetMode.SAME_STEP)), 2000)
+    assert learner.act(torch.arange(2), explore=False).tolist() == [1, 1]
+
+
+@pytest.mark.parametrize("action_space", [None, BOX], ids=["discrete", "box"])
+def test_one_pass_of_the_clipped_surrogate_is_the_policy_gradient(action_space: Any) -> None:
+    """At a ratio of 1 the gradients are the same; epochs and minibatches of 1 included."""
+    agents = [A2C(policy_loss=loss, hidden_sizes=[4]) for loss in (PolicyGradientLoss(), ClippedSurrogateLoss())]
+    for agent in agents:
+        envs = start(agent, counting(AutoresetMode.NEXT_STEP, action_space=action_space))
+        assert len(run(agent, envs, 14)) == 1
+    for p, q in zip(agents[0].network.parameters(), agents[1].network.parameters(), strict=True):
+        assert_close(p, q)
+
+
+@pytest.mark.parametrize(("epochs", "minibatches"), [(1, 1), (3, 1), (1, 4), (2, 3)])
+def test_each_epoch_sees_each_step_once(epochs: int, minibatches: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    agent = A2C(**PPO | {"epochs": epochs, "minibatches": minibatches}, rollout_length=5)
+    envs = start(agent, counting(AutoresetMode.SAME_STEP))
+    seen: list[PolicyBatch] = []
+    compute_loss = agent.compute_loss
+
+    def spy(batch: PolicyBatch) -> Any:
+        seen.append(batch)
+        return compute_loss(batch)
+
+    monkeypatch.setattr(agent, "compute_loss", spy)
+    monkeypatch.setattr(agent.learner, "_compute_loss", agent._loss_of_rollout if agent.one_pass else spy)
+    for rollouts in (1, 2):
+        before, observed = len(seen), []
+        for _ in range(5):
+            assert len(seen) == before
+            transitions = envs.step(agent.act(envs.observation))
+            observed += transitions.observation.tolist()
+            agent.observe(transitions)
+        metrics = agent.update()
+        assert len(metrics) == epochs * minibatches
+        assert agent.updates == rollouts * epochs * minibatches == agent.count_updates(envs.steps, 3)
+        assert all(m.shape == (len(agent.metric_names),) and m.isfinite().all() for m in metrics)
+        orders = []
+        for epoch in range(epochs):
+            parts = seen[before + epoch * minibatches : before + (epoch + 1) * minibatches]
+            assert {len(part.advantage) for part in parts} <= {
+                15 // minibatches, -(-15 // minibatches),
+            }  # fmt: skip
+            orders.append([row for part in parts for row in part.observation.tolist()])
+            assert sorted(orders[-1]) == sorted(observed)
+        if minibatches > 1:
+            assert orders[0] != observed, "not shuffled"
+            assert epochs == 1 or orders[0] != orders[1]
+        # Before the first gradient step the ratio is 1, and the loss minus the mean advantage.
+        assert_close(metrics[0][1], -seen[before].advantage.mean())
+    assert agent.update() == []
+
+
+@pytest.mark.parametrize("mode", MODES[:2])
+@pytest.mark.parametrize("action_space", [None, BOX], ids=["discrete", "box"])
+def test_the_loss_changes_nothing(mode: AutoresetMode, action_space: Any) -> None:
+    agent = A2C(**PPO, hidden_sizes=[4])
+    run(agent, start(agent, counting(mode, action_space=action_space)), 36)
+    batch = agent._prepare(agent.rollout.rows)
+    before = pickled(agent.state_dict())
+    first, again = agent.compute_loss(batch)[0], agent.compute_loss(batch)[0]
+    assert torch.equal(first, again)
+    assert first.requires_grad
+    assert_same(before, pickled(agent.state_dict()))
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("action_space", [None, BOX], ids=["discrete", "box"])
+@pytest.mark.parametrize("options", [{}, PPO], ids=["one pass", "ppo"])
+@pytest.mark.parametrize("until", [0, 20])
+def test_a_restored_state_goes_on_bitwise(
+    mode: AutoresetMode, action_space: Any, options: dict[str, Any], until: int
+) -> None:
+    agent, other = A2C(**options, hidden_sizes=[4]), A2C(**options, hidden_sizes=[4])
+    envs, others = (start(a, counting(mode, action_space=action_space), seed=i) for i, a in enumerate((agent, other)))
+    run(agent, envs, until)
+    run(other, others, 10)
+    other.load_state_dict(pickled(agent.state_dict()))
+    others.load_state_dict(envs.state_dict(), seed=0)
+    a, b = run(agent, envs, until + 50), run(other, others, until + 50)
+    assert len(a) >= 3
+    assert_same(a, b)
+    assert_same(pickled(agent.state_dict()), pickled(other.state_dict()))
+
+
+def test_actions() -> None:
+    for spec, shape in ((DISCRETE, (2,)), (CONTINUOUS, (2, 2))):
+        agent = A2C(hidden_sizes=[4]).build(spec)
+        observation = torch.randn(2, 3)
+        before = agent.generator.get_state()
+        greedy = agent.act(observation, explore=False)
+        assert greedy.shape == shape
+        assert torch.equal(agent.generator.get_state(), before)
+        assert torch.equal(greedy, agent.policy.mode(agent.policy(observation)))
+        drawn = [agent.act(observation) for _ in range(20)]
+        assert drawn[0].shape == shape
+        assert any(not torch.equal(drawn[0], d) for d in drawn)
+        again = A2C(hidden_sizes=[4]).build(spec)
+        assert torch.equal(again.act(observation), drawn[0])
+
+
+def test_cut_stops_what_flows_back() -> None:
+    agent = A2C(rollout_length=2)
+    envs = start(agent, make_vector([partial(CountingEnv, (9,))], AutoresetMode.SAME_STEP))
+    agent.cut()  # of an empty rollout: nothing
+    agent.observe(envs.step(agent.act(envs.observation)))
+    agent.cut()
+    agent.observe(envs.step(agent.act(envs.observation)))
+    assert agent.layout.read(agent.rollout.rows, "truncated").tolist() == [[True], [False]]
+
+
+@pytest.mark.parametrize(
+    ("argument", "value"),
+    [
+        ("discount", -0.1), ("gae_lambda", 1.1), ("rollout_length", 0), ("epochs", 0), ("minibatches", 0),
+        ("entropy_coefficient", -1.0), ("value_coefficient", -1.0), ("learning_rate", 0.0), ("hidden_sizes", [0]),
+        ("max_grad_norm", -1.0), ("optimizer", "Nothing"), ("optimizer_args", {"x": 1}),
+    ],
+)  # fmt: skip
+def test_arguments_out_of_range(argument: str, value: Any) -> None:
+    with pytest.raises(ValueError, match=rf"^A2C.*{argument.removesuffix('_args')}"):
+        A2C(**{argument: value})
+
+
+def test_what_cannot_be_built_or_restored() -> None:
+    with pytest.raises(ValueError, match=r"minibatches must be at most rollout_length \* num_envs = 10, got 11"):
+        A2C(minibatches=11).build(DISCRETE)
+    A2C(minibatches=10).build(DISCRETE)
+    agent = A2C(rollout_length=7)
+    run(agent, start(agent, counting(AutoresetMode.SAME_STEP)), 18)
+    with pytest.raises(ValueError, match="Rollout: stored rows"):
+        A2C(rollout_length=5).build(agent.spec).load_state_dict(agent.state_dict())
+
+
+@pytest.mark.parametrize("criterion", [FocalLoss(), PolyLoss()])
+def test_probability_criteria_refuse_densities(criterion: FocalLoss | PolyLoss) -> None:
+    spec = EnvSpec(Box((1,), torch.float32), Box((1,), torch.float32, (-1.0,), (1.0,)), num_envs=1)
+    with pytest.raises(ValueError, match="needs a Discrete action space"):
+        A2C(policy_loss=PolicyGradientLoss(criterion)).build(spec)

@@ -1,0 +1,298 @@
+from __future__ import annotations
+
+import io
+import math
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+from gymnasium.vector import AutoresetMode
+from torch import Tensor
+
+from agents.dqn import DQN
+from agents.parts.envs import Envs
+from agents.parts.replay import Batch
+from agents.parts.spaces import Box, Discrete, EnvSpec
+from rlloss.rl.value import TDLoss, ValueLoss, ValueLossOutput
+from rlloss.supervised.regression import MSELoss
+from tests.agents.environments import MODES, ChainEnv, CountingEnv, counting, make_vector
+from tests.conftest import assert_close
+
+
+class ThreeHeads(ValueLoss):
+    """Three values per action; their mean is the action value, and each learns from it."""
+
+    outputs_per_action = 3
+
+    def q_values(self, outputs: Tensor) -> Tensor:
+        return outputs.mean(-1)
+
+    def forward(
+        self, outputs: Tensor, action: Tensor, reward: Tensor, discount: Tensor, next_outputs: Tensor, **rest: Any
+    ) -> ValueLossOutput:
+        heads = [TDLoss()(q, action, reward, discount, self.q_values(next_outputs), **rest) for q in outputs.unbind(-1)]
+        return ValueLossOutput(sum((h.loss for h in heads), torch.zeros(())), heads[0].td_error)
+
+
+TWO_STATES = EnvSpec(Discrete(2), Discrete(2), num_envs=1)
+SMALL: dict[str, Any] = {
+    "hidden_sizes": [8], "batch_size": 8, "replay_capacity": 60, "learning_starts": 6, "replay_ratio": 0.5,
+    "epsilon_steps": 30, "target_update_every": 3,
+}  # fmt: skip
+
+
+def table(**changes: Any) -> DQN:
+    """One value per state and action: a network without hidden layers on one-hot states."""
+    arguments: dict[str, Any] = {
+        "loss": TDLoss(MSELoss()), "discount": 0.9, "hidden_sizes": [], "optimizer": "SGD", "learning_rate": 0.3,
+        "max_grad_norm": None, "batch_size": 32, "learning_starts": 50, "replay_ratio": 1.0, "epsilon_end": 1.0,
+        "target_update_every": 1,
+    } | changes  # fmt: skip
+    return DQN(**arguments)
+
+
+def run(agent: DQN, envs: Envs, steps: int) -> list[Tensor]:
+    metrics = []
+    while envs.steps < steps:
+        agent.observe(envs.step(agent.act(envs.observation)))
+        metrics += agent.update()
+    return metrics
+
+
+def start(agent: DQN, vector: Any, seed: int = 0, **options: Any) -> Envs:
+    envs = Envs(vector)
+    envs.reset(seed=seed)
+    agent.build(envs.spec, seed=seed, **options)
+    return envs
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("n_step", [1, 3])
+def test_a_time_limit_is_no_end(mode: AutoresetMode, n_step: int) -> None:
+    """Reward 1 for ever is worth 1 / (1 - gamma), however often a time limit cuts it."""
+    envs = [partial(CountingEnv, (length,), view="parity") for length in (3, 1, 5)]
+    agent = table(n_step=n_step)
+    run(agent, start(agent, make_vector(envs, mode)), 450)
+    assert_close(agent.network(torch.arange(2)), torch.full((2, 2), 10.0), dtype=torch.float16)
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("n_step", [1, 3])
+def test_a_terminal_state_is_an_end(mode: AutoresetMode, n_step: int) -> None:
+    """Two steps of reward 1 are worth 1 + gamma; nothing leaks from the episode that follows."""
+    agent = table(n_step=n_step)
+    vector = make_vector([partial(CountingEnv, (2,), (True,), view="parity")] * 2, mode)
+    run(agent, start(agent, vector), 450)
+    expected = torch.tensor([[1.9, 1.9], [1.0, 1.0]])
+    assert_close(agent.network(torch.arange(2)), expected, dtype=torch.float16)
+
+
+def test_a_chain_is_solved() -> None:
+    agent = table(epsilon_steps=400, epsilon_end=0.2)
+    run(agent, start(agent, make_vector([ChainEnv] * 4, AutoresetMode.SAME_STEP)), 1500)
+    q = agent.network(torch.arange(5))[:4].detach()
+    assert agent.act(torch.arange(4), explore=False).tolist() == [1, 1, 1, 1]
+    torch.testing.assert_close(q[:, 1], 0.9 ** torch.arange(3.0, -1.0, -1.0), rtol=0, atol=0.03)
+
+
+def test_one_coin_per_environment() -> None:
+    agent = table(epsilon_start=0.5).build(EnvSpec(Discrete(2), Discrete(2), num_envs=4000), seed=1)
+    observation = torch.zeros(4000, dtype=torch.int64)
+    greedy = agent.act(observation, explore=False)
+    assert (greedy == greedy[0]).all()
+    drawn = [agent.act(observation) != greedy for _ in range(2)]
+    for different in drawn:
+        assert float(different.float().mean()) == pytest.approx(0.25, abs=0.03)
+    assert float((drawn[0] & drawn[1]).float().mean()) == pytest.approx(0.0625, abs=0.02)
+
+
+def test_greedy_actions_draw_no_random_number() -> None:
+    agent = DQN(epsilon_start=1.0).build(TWO_STATES)
+    before = agent.generator.get_state()
+    agent.act(torch.zeros(1, dtype=torch.int64), explore=False)
+    assert torch.equal(agent.generator.get_state(), before)
+    agent.act(torch.zeros(1, dtype=torch.int64))
+    assert not torch.equal(agent.generator.get_state(), before)
+
+
+@pytest.mark.parametrize("num_envs", [1, 3, 8])
+@pytest.mark.parametrize(("ratio", "starts"), [(0.25, 10), (1.5, 0), (0.1, 7)])
+@pytest.mark.parametrize("mode", MODES[:2])
+def test_number_of_updates(num_envs: int, ratio: float, starts: int, mode: AutoresetMode) -> None:
+    agent = table(replay_ratio=ratio, learning_starts=starts, batch_size=2)
+    envs = start(agent, make_vector([CountingEnv] * num_envs, mode))
+    total = 0
+    for _ in range(15):
+        agent.observe(envs.step(agent.act(envs.observation)))
+        total += len(agent.update())
+        assert total == agent.updates == max(math.floor((envs.steps - starts) * ratio), 0)
+        assert agent.update() == []
+    assert agent.steps == envs.steps
+    assert total == agent.count_updates(envs.steps, num_envs)
+    assert agent.status()["updates"] == total
+
+
+def two_networks(loss: ValueLoss, **changes: Any) -> DQN:
+    """Online values [[1, 2], [5, 4]], target values [[0, 0], [10, 20]]."""
+    agent = table(loss=loss, discount=0.5, **changes).build(TWO_STATES)
+    tables = ([[1.0, 2.0], [5.0, 4.0]], [[0.0, 0.0], [10.0, 20.0]])
+    for network, values in zip((agent.network, agent.target_network), tables, strict=True):
+        network.advantage.weight.data.copy_(torch.tensor(values).T)
+        network.advantage.bias.data.zero_()
+    return agent
+
+
+def batch(mask: Tensor | None = None) -> Batch:
+    return Batch(
+        torch.tensor([0, 1]), torch.tensor([1, 0]), torch.tensor([1.0, -1.0]), torch.tensor([0.5, 0.0]),
+        torch.tensor([1, 0]), mask,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(("double", "target"), [(False, 11.0), (True, 6.0)])
+def test_the_loss_by_hand(double: bool, target: float) -> None:
+    agent = two_networks(TDLoss(MSELoss(), double=double))
+    loss, metrics = agent.compute_loss(batch())
+    errors = torch.tensor([target - 2.0, -1.0 - 5.0])
+    assert_close(loss, errors.square().mean())
+    assert (*metrics, "grad_norm") == agent.metric_names
+    assert_close(metrics["loss"], loss)
+    assert_close(metrics["q_value"], torch.tensor(3.0))
+    assert_close(metrics["td_error"], errors.abs().mean())
+    masked, _ = agent.compute_loss(batch(torch.tensor([True, False])))
+    assert_close(masked, errors[0].square())
+    (gradient,) = torch.autograd.grad(loss, [agent.network.advantage.weight])
+    assert_close(gradient, torch.tensor([[0.0, -errors[1]], [-errors[0], 0.0]]))  # [action, state]
+
+
+@pytest.mark.parametrize("loss", [TDLoss(double=True), ThreeHeads()])
+def test_the_loss_changes_nothing(loss: ValueLoss) -> None:
+    agent = DQN(loss=loss, dueling=True, **SMALL)
+    run(agent, start(agent, counting(AutoresetMode.NEXT_STEP)), 40)
+    assert agent.replay is not None
+    drawn = agent.replay.gather(agent.replay.draw(8, 1, agent.generator), 0.9)
+    before, rows = pickled(agent.state_dict()), agent.replay.rows.clone()
+    first, _ = agent.compute_loss(drawn)
+    again, _ = agent.compute_loss(drawn)
+    assert torch.equal(first, again)
+    assert_same(before, pickled(agent.state_dict()))
+    assert torch.equal(rows, agent.replay.rows)
+    assert all(p.grad is None for p in agent.target_network.parameters())
+    assert first.requires_grad
+
+
+@pytest.mark.parametrize("rate", [1.0, 0.25])
+def test_the_target_network_follows(rate: float) -> None:
+    agent = table(target_update_every=3, target_update_rate=rate, replay_ratio=1.0, learning_starts=0)
+    envs = start(agent, make_vector([CountingEnv], AutoresetMode.SAME_STEP))
+    expected = [p.detach().clone() for p in agent.target_network.parameters()]
+    moved = 0
+    for _ in range(9):
+        run(agent, envs, envs.steps + 1)
+        if agent.updates % 3 == 0:
+            online = [p.detach().clone() for p in agent.network.parameters()]
+            assert not any(torch.equal(e, o) for e, o in zip(expected, online, strict=True))
+            expected = [(1 - rate) * e + rate * o for e, o in zip(expected, online, strict=True)]
+            moved += 1
+        for p, e in zip(agent.target_network.parameters(), expected, strict=True):
+            assert_close(p, e)
+    assert moved == 3
+
+
+def test_epsilon_counts_environment_steps() -> None:
+    agent = DQN(epsilon_start=0.9, epsilon_end=0.1, epsilon_steps=20, learning_starts=1000)
+    envs = start(agent, make_vector([partial(CountingEnv, (2,))] * 4, AutoresetMode.NEXT_STEP))
+    assert agent.epsilon == 0.9
+    for steps in (4, 8, 8, 12, 16, 16, 20, 24):  # every third step only resets
+        agent.observe(envs.step(agent.act(envs.observation)))
+        assert agent.steps == steps
+        assert agent.status()["epsilon"] == pytest.approx(0.9 - 0.8 * min(steps, 20) / 20)
+
+
+def pickled(state: Any) -> Any:
+    """Through a file, as a checkpoint goes."""
+    file = io.BytesIO()
+    torch.save(state, file)
+    file.seek(0)
+    return torch.load(file, weights_only=True)
+
+
+def assert_same(a: Any, b: Any) -> None:
+    if isinstance(a, dict):
+        assert a.keys() == b.keys()
+        for key in a:
+            assert_same(a[key], b[key])
+    elif isinstance(a, list | tuple):
+        assert len(a) == len(b)
+        for x, y in zip(a, b, strict=True):
+            assert_same(x, y)
+    else:
+        assert torch.equal(a, b) if isinstance(a, Tensor) else a == b
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("until", [0, 4, 50, 90])
+@pytest.mark.parametrize("options", [{"n_step": 3, "dueling": True}, {"loss": ThreeHeads()}])
+def test_a_restored_state_goes_on_bitwise(mode: AutoresetMode, until: int, options: dict[str, Any]) -> None:
+    agent, other = DQN(**SMALL, **options), DQN(**SMALL, **options)
+    envs, others = start(agent, counting(mode)), start(other, counting(mode), seed=9)
+    run(agent, envs, until)
+    run(other, others, 20)
+    other.load_state_dict(pickled(agent.state_dict()))
+    others.load_state_dict(envs.state_dict(), seed=0)
+    a, b = run(agent, envs, until + 30), run(other, others, until + 30)
+    assert len(a) > 5
+    assert_same(a, b)
+    assert_same(pickled(agent.state_dict()), pickled(other.state_dict()))
+
+
+def test_a_seed_repeats_a_run() -> None:
+    runs = []
+    for seed in (3, 3, 4):
+        torch.rand(1)  # nothing depends on the global generator, nor touches it
+        before = torch.get_rng_state()
+        agent = DQN(**SMALL)
+        runs.append(run(agent, start(agent, counting(AutoresetMode.SAME_STEP), seed=seed), 40))
+        assert torch.equal(torch.get_rng_state(), before)
+    assert_same(runs[0], runs[1])
+    assert not torch.equal(torch.stack(runs[0]), torch.stack(runs[2]))
+
+
+def test_cut_before_anything_was_observed_and_after() -> None:
+    agent = DQN(**SMALL)
+    envs = start(agent, counting(AutoresetMode.SAME_STEP))
+    agent.cut()
+    assert agent.replay is None
+    run(agent, envs, 3)
+    agent.cut()
+    assert agent.replay is not None
+    assert agent.replay.layout.read(agent.replay.rows[0], "truncated").all()
+
+
+@pytest.mark.parametrize(
+    ("argument", "value"),
+    [
+        ("discount", 1.5), ("learning_rate", 0.0), ("replay_ratio", 0.0), ("n_step", 0), ("batch_size", 0),
+        ("replay_capacity", 10), ("learning_starts", -1), ("epsilon_steps", -1), ("target_update_every", 0),
+        ("target_update_rate", 0.0), ("target_update_rate", 1.1), ("epsilon_start", 1.1), ("epsilon_end", -0.1),
+        ("hidden_sizes", [8, 0]), ("max_grad_norm", 0.0), ("optimizer", "Nothing"), ("optimizer_args", {"x": 1}),
+    ],
+)  # fmt: skip
+def test_arguments_out_of_range(argument: str, value: Any) -> None:
+    with pytest.raises(ValueError, match=rf"^DQN.*{argument.removesuffix('_args')}"):
+        DQN(**{argument: value})
+
+
+def test_what_cannot_be_built_or_restored() -> None:
+    with pytest.raises(ValueError, match="DQN: needs a Discrete action space"):
+        DQN().build(EnvSpec(Discrete(2), Box((1,), torch.float32), num_envs=1))
+    short = DQN(n_step=3, batch_size=4, replay_capacity=8)
+    short.build(EnvSpec(Discrete(2), Discrete(2), num_envs=3))
+    with pytest.raises(ValueError, match=r"replay_capacity must hold n_step steps of each environment.* 8"):
+        short.build(EnvSpec(Discrete(2), Discrete(2), num_envs=4))  # two steps each: nothing could ever be drawn
+    agent = DQN(**SMALL)
+    run(agent, start(agent, counting(AutoresetMode.SAME_STEP)), 60)
+    smaller = DQN(**SMALL | {"replay_capacity": 30}).build(agent.spec)
+    with pytest.raises(ValueError, match="Replay: stored rows"):
+        smaller.load_state_dict(agent.state_dict())

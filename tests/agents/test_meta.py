@@ -1,0 +1,88 @@
+"""The device "meta" holds shapes and no values: what runs there reads no value back and copies nothing to the host."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from agents import A2C, DQN
+from agents.parts.optimization import Learner
+from agents.parts.replay import Replay
+from agents.parts.rollout import Rollout
+from agents.parts.spaces import Box, Discrete, EnvSpec, Space
+from agents.parts.transition import Transitions
+from rlloss import ClippedSurrogateLoss, FocalLoss, HuberLoss, PolicyGradientLoss, TDLoss
+
+META = torch.device("meta")
+OBSERVATIONS: list[Space] = [Box((3,), torch.float32), Discrete(5), Box((4, 36, 36), torch.uint8)]
+
+
+def learn(agent: DQN | A2C, module: nn.Module, compute_loss: Any, *batch: Any) -> Tensor:
+    learner = Learner(
+        "Test", module, compute_loss, optimizer="SGD", learning_rate=0.1, optimizer_args={"fused": False},
+        max_grad_norm=1.0, compiled=False,
+    )  # fmt: skip
+    row = learner.step(*batch)
+    assert row.shape == (len(agent.metric_names),)
+    assert row.is_meta
+    return row
+
+
+@pytest.mark.parametrize("observation", OBSERVATIONS, ids=["vector", "discrete", "image"])
+@pytest.mark.parametrize("reset_steps", [False, True])
+@pytest.mark.parametrize(
+    "agent",
+    [
+        DQN(batch_size=8),
+        DQN(batch_size=8, n_step=3, dueling=True, loss=TDLoss(HuberLoss(), double=True)),
+    ],
+    ids=["plain", "n-step double dueling"],
+)
+def test_dqn(agent: DQN, observation: Space, reset_steps: bool) -> None:
+    spec = EnvSpec(observation, Discrete(2), num_envs=2, has_reset_steps=reset_steps)
+    agent.build(spec)
+    agent.network.to(META)
+    agent.target_network.to(META)
+    agent.replay = Replay(agent.layout, 20, 2, META)
+    packed = torch.zeros(2, agent.layout.row_bytes, dtype=torch.uint8, device=META)
+    for _ in range(4):
+        agent.replay.write(Transitions(packed, agent.layout, 2))
+    agent.replay.cut()
+    index = torch.zeros(agent.n_step, 8, dtype=torch.int64, device=META)
+    learn(agent, agent.network, agent._loss_at, index)
+    agent._update_target()
+
+
+@pytest.mark.parametrize("observation", OBSERVATIONS, ids=["vector", "discrete", "image"])
+@pytest.mark.parametrize("reset_steps", [False, True])
+@pytest.mark.parametrize("action", [Discrete(2), Box((2,), torch.float32, (-1.0,) * 2, (1.0,) * 2)], ids=["d", "box"])
+@pytest.mark.parametrize(
+    "agent",
+    [
+        A2C(normalize_advantages=True),
+        A2C(policy_loss=ClippedSurrogateLoss(), critic_loss=HuberLoss()),
+        A2C(policy_loss=PolicyGradientLoss(FocalLoss()), entropy_coefficient=0.1),
+    ],
+    ids=["plain", "clipped", "focal"],
+)
+def test_a2c(agent: A2C, observation: Space, action: Space, reset_steps: bool) -> None:
+    agent.build(EnvSpec(observation, action, num_envs=2, has_reset_steps=reset_steps))
+    agent.network.to(META)
+    agent.rollout = Rollout(agent.layout, agent.rollout_length, 2, META)
+    packed = torch.zeros(2, agent.layout.row_bytes, dtype=torch.uint8, device=META)
+    for _ in range(agent.rollout_length):
+        agent.observe(Transitions(packed, agent.layout, 2))
+    assert agent.rollout.full
+    agent.cut()
+    rows = agent.rollout.read()
+    learn(agent, agent.network, agent._loss_of_rollout, rows)
+    learn(agent, agent.network, agent.compute_loss, agent._prepare(rows))
+
+
+def test_a_value_read_would_fail_here() -> None:
+    for read in (lambda t: t.sum().item(), lambda t: bool(t[0] > 0), lambda t: t[t > 0], lambda t: t.cpu()):
+        with pytest.raises((NotImplementedError, RuntimeError)):
+            read(torch.zeros(3, device=META))
