@@ -188,7 +188,8 @@ def test_a_second_derivative_is_right_or_an_error(name: str, monkeypatch: pytest
     tensor, function = _inputs(name)
 
     def slope(tensor: Tensor) -> Tensor:
-        return torch.func.grad(lambda tensor: function(tensor).square().sum())(tensor).square().sum()
+        gradient: Tensor = torch.func.grad(lambda tensor: function(tensor).square().sum())(tensor)
+        return gradient.square().sum()
 
     expected = torch.func.grad(slope)(tensor)
     monkeypatch.setattr(pairs, "BLOCK", 40)
