@@ -4,6 +4,26 @@ from rlloss.rl.policy import clipped_surrogate_loss, entropy_loss, policy_gradie
 from rlloss.rl.returns import gae, lambda_returns, n_step_returns, normalize_advantage
 from rlloss.rl.value import q_learning_target, q_value_loss
 from rlloss.supervised.classification import binary_cross_entropy, cross_entropy, focal_loss, poly_loss
+from rlloss.supervised.contrastive import (
+    batch_triplet_loss,
+    contrastive_loss,
+    cosine_embedding_loss,
+    hinge_embedding_loss,
+    info_nce_loss,
+    multiple_negatives_ranking_loss,
+    nt_xent_loss,
+    supervised_contrastive_loss,
+    triplet_loss,
+)
+from rlloss.supervised.ranking import (
+    lambda_rank_loss,
+    list_mle_loss,
+    list_net_loss,
+    margin_ranking_loss,
+    pairwise_logistic_loss,
+    pairwise_ranking_loss,
+    soft_pairwise_loss,
+)
 from rlloss.supervised.regression import (
     asymmetric_huber_loss,
     expectile_loss,
@@ -23,24 +43,37 @@ from rlloss.supervised.regression import (
 
 __all__ = [
     "asymmetric_huber_loss",
+    "batch_triplet_loss",
     "binary_cross_entropy",
     "clipped_surrogate_loss",
+    "contrastive_loss",
+    "cosine_embedding_loss",
     "cross_entropy",
     "entropy_loss",
     "expectile_loss",
     "focal_loss",
     "gae",
     "gaussian_nll_loss",
+    "hinge_embedding_loss",
     "huber_loss",
+    "info_nce_loss",
+    "lambda_rank_loss",
     "lambda_returns",
+    "list_mle_loss",
+    "list_net_loss",
     "log_cosh_loss",
     "mae_loss",
     "mape_loss",
+    "margin_ranking_loss",
     "mse_loss",
     "msle_loss",
+    "multiple_negatives_ranking_loss",
     "n_step_returns",
     "nmae_loss",
     "normalize_advantage",
+    "nt_xent_loss",
+    "pairwise_logistic_loss",
+    "pairwise_ranking_loss",
     "poisson_nll_loss",
     "policy_gradient_loss",
     "poly_loss",
@@ -49,4 +82,7 @@ __all__ = [
     "quantile_loss",
     "rmse_loss",
     "smooth_l1_loss",
+    "soft_pairwise_loss",
+    "supervised_contrastive_loss",
+    "triplet_loss",
 ]

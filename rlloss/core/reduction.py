@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from rlloss.core.checks import check_broadcastable, check_choice, check_float, check_mask
+from rlloss.core.distributed import mean_over_processes
 
 Reduction: TypeAlias = Literal["none", "mean", "sum"]
 
@@ -50,6 +51,7 @@ def reduce_loss(
     mask: Tensor | None,
     reduction: Reduction,
     count: Tensor | None = None,
+    gather: bool = False,
 ) -> Tensor:
     """Weigh, mask and reduce an unreduced loss.
 
@@ -60,6 +62,8 @@ def reduce_loss(
         mask: Bool, broadcastable to ``loss``; False removes.
         reduction: ``"none"``, ``"mean"`` or ``"sum"``.
         count: What each element counts in the mean's denominator, broadcastable to ``loss``; 1 by default.
+        gather: Whether the batch is spread over processes: the mean divides by their average count, so that the
+            average of their means is the mean over the whole batch.
 
     Returns:
         Scalar, or a tensor of ``loss``'s shape for ``"none"``.
@@ -82,4 +86,6 @@ def reduce_loss(
         return loss.mean()
     kept = torch.ones_like(loss) if count is None else count.detach().to(loss.dtype).expand_as(loss)
     total = fill_masked(mask, kept).sum()
+    if gather:
+        total = mean_over_processes(total)
     return loss.sum() / torch.where(total == 0, 1.0, total)

@@ -359,4 +359,121 @@ _POLICY = [
     Sample("entropy_loss", {"logits": normal(T, B, A)}, features={"logits": (-1,)}, unchecked=("logits",)),
 ]
 
-SAMPLES: list[Sample] = [*_REGRESSION, *_CLASSIFICATION, *_RETURNS, *_VALUE, *_TD, *_POLICY]
+LISTS, LENGTH = 5, 7
+_SIGNS = 2.0 * bools(LISTS, LENGTH).double() - 1.0
+_GRADES = integers(LISTS, LENGTH, high=4).double()
+
+
+def _count_pairs(tensors: Tensors, mask: Tensor | None) -> Tensor:
+    kept = torch.ones(LISTS, LENGTH) if mask is None else mask
+    return kept.sum(-1).double().square()
+
+
+def _count_untied_pairs(tensors: Tensors, mask: Tensor | None) -> Tensor:
+    labels, kept = tensors["labels"], torch.ones(LISTS, LENGTH) if mask is None else mask
+    return ((labels[:, :, None] != labels[:, None]) * kept[:, :, None] * kept[:, None]).sum((-2, -1)).double()
+
+
+def _count_lists(tensors: Tensors, mask: Tensor | None) -> Tensor:
+    return torch.ones(LISTS) if mask is None else mask.any(-1).double()
+
+
+def _lists(name: str, labels: Tensor, count: Callable[[Tensors, Tensor | None], Tensor], **changes: Any) -> Sample:
+    """Scores and labels ``(LISTS, LENGTH)``, one loss a list."""
+    tensors = {"scores": normal(LISTS, LENGTH) * 2, "labels": labels}
+    return Sample(name, tensors, mask_like="scores", count=count, **changes)
+
+
+_RANKING = [
+    Sample(
+        "margin_ranking_loss",
+        {"input1": normal(N, D), "input2": normal(N, D), "target": 2.0 * bools(N, D).double() - 1.0},
+        options={"margin": 0.3},
+        predictions=("input1", "input2"),
+    ),
+    _lists("pairwise_ranking_loss", _SIGNS, _count_pairs, options={"margin": 0.7}),
+    _lists("soft_pairwise_loss", _SIGNS, _count_pairs),
+    _lists("pairwise_logistic_loss", _GRADES, _count_pairs),
+    _lists("pairwise_logistic_loss", _GRADES, _count_untied_pairs, options={"ignore_ties": True}, label="ignore_ties"),
+    _lists("list_net_loss", normal(LISTS, LENGTH), _count_lists),
+    _lists("list_mle_loss", _GRADES, _count_lists),
+    _lists("lambda_rank_loss", _GRADES, _count_lists, options={"sigma": 1.5}),
+]
+
+
+def _embeddings(name: str, *names: str, label: str = "", negatives: int = 0, **changes: Any) -> Sample:
+    """Embeddings ``(N, D)``, with labels or a target on request, and further negatives that no mask covers."""
+    changed = changes.pop("tensors", {})
+    tensors = {embedding: normal(N, D) for embedding in names} | changed
+    predictions = names
+    if negatives:
+        tensors["negatives"] = normal(negatives, D)
+        predictions = (*names, "negatives")
+    return Sample(
+        name,
+        tensors,
+        label=label,
+        predictions=predictions,
+        unbatched=("negatives",) if negatives else (),
+        unchecked=("negatives",) if negatives else (),
+        features=dict.fromkeys(predictions, (-1,)),
+        **changes,
+    )
+
+
+_PAIR_SIGNS = {"target": torch.tensor([1, -1, -1, 1, -1, 1])}
+_PAIR_TARGETS = {"target": torch.tensor([1.0, 0.0, 0.0, 1.0, 0.0, 1.0])}
+_LABELS = torch.tensor([2, 2, 0, 2, 0, 5])  # one is alone in its class
+
+
+def _has_positive(tensors: Tensors, mask: Tensor | None) -> Tensor:
+    labels, kept = tensors["labels"], torch.ones(N, dtype=torch.bool) if mask is None else mask
+    same = (labels[:, None] == labels) & kept & kept[:, None]
+    return (same.sum(-1) > 1).double()
+
+
+def _has_triplet(tensors: Tensors, mask: Tensor | None) -> Tensor:
+    labels, kept = tensors["labels"], torch.ones(N, dtype=torch.bool) if mask is None else mask
+    different = (labels[:, None] != labels) & kept & kept[:, None]
+    return _has_positive(tensors, mask) * different.any(-1)
+
+
+_CONTRASTIVE = [
+    _embeddings("contrastive_loss", "x1", "x2", tensors=_PAIR_TARGETS, options={"margin": 3.0}),
+    _embeddings(
+        "contrastive_loss", "x1", "x2", tensors=_PAIR_TARGETS, options={"margin": 3.0, "squared": False}, label="plain"
+    ),
+    _embeddings("triplet_loss", "anchor", "positive", "negative", options={"margin": 1.5}),
+    _embeddings("triplet_loss", "anchor", "positive", "negative", options={"p": 3.0, "swap": True}, label="swap"),
+    _embeddings("cosine_embedding_loss", "input1", "input2", tensors=_PAIR_SIGNS, options={"margin": -0.5}),
+    Sample(
+        "hinge_embedding_loss",
+        {"input": uniform(N, D), "target": 2.0 * bools(N, D).double() - 1.0},
+        options={"margin": 0.8},
+    ),
+    _embeddings("info_nce_loss", "query", "positive", options={"temperature": 0.5}, coupled=True),
+    _embeddings("info_nce_loss", "query", "positive", options={"symmetric": True}, label="symmetric", coupled=True),
+    _embeddings("info_nce_loss", "query", "positive", negatives=5, label="negatives"),
+    _embeddings("nt_xent_loss", "z1", "z2", options={"temperature": 0.7}, coupled=True, mask_like="z1"),
+    _embeddings(
+        "supervised_contrastive_loss", "embeddings", tensors={"labels": _LABELS}, coupled=True, count=_has_positive
+    ),
+    *(
+        _embeddings(
+            "batch_triplet_loss",
+            "embeddings",
+            tensors={"labels": _LABELS},
+            options={"mining": mining, "margin": 1.5},
+            label=mining,
+            coupled=True,
+            count=_has_triplet,
+        )
+        for mining in ("hard", "semihard", "all")
+    ),
+    _embeddings("multiple_negatives_ranking_loss", "anchors", "positives", options={"scale": 3.0}, coupled=True),
+    _embeddings(
+        "multiple_negatives_ranking_loss", "anchors", "positives", negatives=5, label="negatives", coupled=True
+    ),
+]
+
+SAMPLES: list[Sample] = [*_REGRESSION, *_CLASSIFICATION, *_RETURNS, *_VALUE, *_TD, *_POLICY, *_RANKING, *_CONTRASTIVE]
