@@ -41,12 +41,12 @@ def _prepare(
     """Check embeddings ``(N, D)``, labels ``(N,)`` and the vectors of the classes; convert, and fill what is masked."""
     check_float(function, embeddings=embeddings, **{name: classes})
     check_indices(function, target=target)
-    if embeddings.ndim != 2 or classes.ndim != 2 or embeddings.shape[1] != classes.shape[1]:
+    fit = embeddings.ndim == classes.ndim == 2 and embeddings.shape[1] == classes.shape[1]
+    if not fit or target.shape != embeddings.shape[:1]:
         raise ValueError(
-            f"{function}: embeddings must have shape (N, D) and {name} (num_classes, D), "
-            f"got embeddings {tuple(embeddings.shape)}, {name} {tuple(classes.shape)}"
+            f"{function}: embeddings must have shape (N, D), target (N,) and {name} (num_classes, D), got embeddings "
+            f"{tuple(embeddings.shape)}, target {tuple(target.shape)}, {name} {tuple(classes.shape)}"
         )
-    check_shape(function, "target", target, tuple(embeddings.shape[:1]), "one label per embedding")
     check_mask(function, mask, tuple(target.shape))
     check_labels(function, "target", target, classes.shape[0], mask)
     embeddings, classes = promote(embeddings, classes)
@@ -515,6 +515,7 @@ def ge2e_loss(
     check_choice("ge2e_loss", "variant", variant, ("softmax", "contrast"))
     _check_ge2e(embeddings, mask, scale=scale, bias=bias)
     (embeddings,) = promote(embeddings)
+    scale, bias = (x.to(embeddings.dtype) if isinstance(x, Tensor) else x for x in (scale, bias))
     speakers, utterances, _ = embeddings.shape
     kept = torch.ones(speakers, utterances, dtype=torch.bool, device=embeddings.device)
     if mask is not None:

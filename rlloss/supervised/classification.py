@@ -58,14 +58,14 @@ def _fill_classes(mask: Tensor | None, logits: Tensor, value: float = 0.0) -> Te
 
 
 def _prepare_indices(
-    function: str, logits: Tensor, target: Tensor, mask: Tensor | None, ignore_index: int
+    function: str, logits: Tensor, target: Tensor, mask: Tensor | None, ignore_index: int, name: str = "logits"
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Check and fill logits and class indices; return them with the mask of the labels that are kept."""
-    check_float(function, logits=logits)
-    check_ndim(function, "logits", logits, 1, "(N, C, ...) or (C,)")
+    check_float(function, **{name: logits})
+    check_ndim(function, name, logits, 1, "(N, C, ...) or (C,)")
     check_indices(function, target=target)
     shape = _loss_shape(logits)
-    check_shape(function, "target", target, shape, "the shape of logits without its class dimension")
+    check_shape(function, "target", target, shape, f"the shape of {name} without its class dimension")
     check_mask(function, mask, shape)
     target = target.long()  # before the comparison: -100 would wrap around to a label of a small dtype
     keep = target != ignore_index
@@ -1114,7 +1114,7 @@ def multiclass_hinge_loss(
         tensor(0.6000)
     """
     _check_multiclass_hinge("multiclass_hinge_loss", margin, p, variant)
-    scores, target, keep = _prepare_indices("multiclass_hinge_loss", scores, target, mask, ignore_index)
+    scores, target, keep = _prepare_indices("multiclass_hinge_loss", scores, target, mask, ignore_index, "scores")
     class_weight = _check_class_weight("multiclass_hinge_loss", class_weight, scores)
     dim = _class_dim(scores)
     label = target.unsqueeze(dim)

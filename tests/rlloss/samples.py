@@ -363,19 +363,24 @@ def _angular(name: str, label: str = "", owned: str = "class_weight", **options:
 
 def _ge2e(label: str, **options: Any) -> Sample:
     """Embeddings ``(speakers, utterances, D)``; the class owns the bias and the logarithm of the scale."""
-    scale = torch.tensor(3.0, dtype=torch.float64)
     return Sample(
         "ge2e_loss",
-        {"embeddings": normal(T, N, D), "scale": scale, "bias": torch.tensor(-1.0, dtype=torch.float64)},
+        {
+            "embeddings": normal(T, N, D),
+            "scale": torch.tensor(1.0, dtype=torch.float64),
+            "bias": torch.tensor(-1.0, dtype=torch.float64),
+        },
         options,
         label=label,
-        predictions=("embeddings", "scale") if options else ("embeddings", "scale", "bias"),
+        # The softmax does not change when a number is added to all its logits.
+        predictions=("embeddings", "scale", "bias") if options else ("embeddings", "scale"),
         unbatched=("scale", "bias"),
         features={"embeddings": (2,)},
         coupled=True,
         extreme={"embeddings": (-1e4, 1e4)},
+        unchecked=("embeddings",),
         owned=("scale", "bias"),
-        build=lambda reduction: rlloss.GE2ELoss(init_scale=3.0, init_bias=-1.0, reduction=reduction, **options),
+        build=lambda reduction: rlloss.GE2ELoss(init_scale=1.0, init_bias=-1.0, reduction=reduction, **options),
     )
 
 
