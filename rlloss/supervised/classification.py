@@ -242,7 +242,10 @@ class CrossEntropyLoss(ClassificationLoss):
 
 
 def _as_buffer(values: Tensor | Sequence[float] | float | None) -> Tensor | None:
-    return None if values is None else torch.as_tensor(values, dtype=torch.float32)
+    """A tensor keeps its precision, numbers become float32."""
+    if values is None or (isinstance(values, Tensor) and values.is_floating_point()):
+        return values
+    return torch.as_tensor(values, dtype=torch.float32)
 
 
 def _prepare_binary(function: str, logits: Tensor, target: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
