@@ -275,14 +275,14 @@ def test_ge2e_gradients(variant: GE2EVariant) -> None:
 
 def test_ge2e_scale_stays_positive() -> None:
     module = GE2ELoss()
-    assert float(module.scale) == pytest.approx(10.0) and float(module.bias) == -5.0
+    assert float(module.scale.detach()) == pytest.approx(10.0) and float(module.bias.detach()) == -5.0
     optimizer = torch.optim.SGD(module.parameters(), lr=1.0)
     for _ in range(30):  # pulled towards 0, steadily
         loss = module(torch.randn(4, 3, 2)) + module.scale
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        assert float(module.scale) > 0.0
+        assert float(module.scale.detach()) > 0.0
     assert set(dict(module.named_parameters())) == {"log_scale", "bias"}
 
 
