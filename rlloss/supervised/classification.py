@@ -530,10 +530,9 @@ def binary_focal_loss(
     _check_binary_focal("binary_focal_loss", gamma, alpha)
     logits, target = _prepare_binary("binary_focal_loss", logits, target, mask)
     p, not_p = (torch.sigmoid(logits), torch.sigmoid(-logits)) if from_logits else (logits, 1.0 - logits)
-    miss = target * not_p + (1.0 - target) * p
-    loss = _focus(miss, gamma) * _binary_entropy(logits, target, from_logits)
+    loss = _focus(torch.lerp(p, not_p, target), gamma) * _binary_entropy(logits, target, from_logits)
     if alpha is not None:
-        loss = loss * (alpha * target + (1.0 - alpha) * (1.0 - target))
+        loss = loss * ((1.0 - alpha) + (2.0 * alpha - 1.0) * target)
     return reduce_loss("binary_focal_loss", loss, weight=weight, mask=mask, reduction=reduction)
 
 
@@ -722,10 +721,15 @@ def _prepare_distributions(
 
 def _log_probabilities(values: Tensor, from_logits: bool, temperature: float) -> Tensor:
     """Log-probabilities softened by the temperature; a probability of 0 counts as the smallest positive number."""
-    floor = torch.finfo(values.dtype).tiny
-    if not from_logits:
-        values = torch.where(values > 0, values.clamp(min=floor).log(), -torch.inf)
-    log_p = torch.log_softmax(values / temperature, dim=_class_dim(values))
+    floor, dim = torch.finfo(values.dtype).tiny, _class_dim(values)
+    if from_logits:
+        log_p = torch.log_softmax(values / temperature, dim)
+    else:
+        log_p = torch.where(values > 0, values.clamp(min=floor).log(), -torch.inf)
+        if temperature != 1.0:
+            log_p = torch.log_softmax(log_p / temperature, dim)
+        else:  # the same, faster
+            log_p = log_p - values.sum(dim, keepdim=True).log()
     return torch.where(log_p > -torch.inf, log_p, math.log(floor))
 
 
@@ -1121,10 +1125,11 @@ def multiclass_hinge_loss(
     class_weight = _check_class_weight("multiclass_hinge_loss", class_weight, scores)
     dim = _class_dim(scores)
     label = target.unsqueeze(dim)
-    classes = torch.arange(scores.shape[dim], device=scores.device).view(-1, *[1] * (scores.ndim - dim - 1))
-    excess = (margin - scores.gather(dim, label) + scores).clamp(min=0.0)
-    excess = torch.where(classes == label, 0.0, excess)
-    loss = (excess**p).mean(dim) if variant == "weston-watkins" else excess.amax(dim) ** p
+    lead = (scores - scores.gather(dim, label)).scatter(dim, label, -torch.inf)
+    excess = (lead + margin).clamp(min=0.0)
+    if p == 2:
+        excess = excess.square()
+    loss = excess.mean(dim) if variant == "weston-watkins" else excess.amax(dim)
     if class_weight is not None:
         loss = loss * class_weight[target]
     return reduce_loss("multiclass_hinge_loss", loss, weight=weight, mask=keep, reduction=reduction)

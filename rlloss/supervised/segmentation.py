@@ -56,10 +56,13 @@ def _prepare(
         classes = torch.arange(logits.shape[1], device=logits.device).unsqueeze(-1)
         truth = (_flatten(target, 1).unsqueeze(1) == classes).to(logits.dtype)
     keep = _flatten(keep, 1).unsqueeze(1)
-    p = fill_masked(keep, logits, 0.5)
-    if from_logits:
-        p = torch.sigmoid(p) if binary else torch.softmax(p, dim=1)
-    return _Regions(fill_masked(keep, p), fill_masked(keep, truth), keep.any(-1))
+    if not from_logits:
+        p = fill_masked(keep, logits)
+    elif binary:
+        p = torch.sigmoid(fill_masked(keep, logits, -torch.inf))
+    else:
+        p = fill_masked(keep, torch.softmax(fill_masked(keep, logits), dim=1))
+    return _Regions(p, fill_masked(keep, truth), keep.any(-1))
 
 
 def _check_shapes(function: str, logits: Tensor, target: Tensor) -> bool:
@@ -148,8 +151,8 @@ def dice_loss(
     """
     check_non_negative("dice_loss", smooth=smooth)
     p, g, keep = _prepare("dice_loss", logits, target, from_logits, ignore_index, mask)
-    size = p.square() + g.square() if squared else p + g
-    loss = _one_minus(2.0 * (p * g).sum(-1) + smooth, size.sum(-1) + smooth)
+    size = p.square().sum(-1) + g.square().sum(-1) if squared else p.sum(-1) + g.sum(-1)
+    loss = _one_minus(2.0 * (p * g).sum(-1) + smooth, size + smooth)
     return _reduce("dice_loss", loss, keep, per_class, weight, reduction)
 
 
