@@ -729,7 +729,7 @@ def _log_probabilities(values: Tensor, from_logits: bool, temperature: float) ->
         if temperature != 1.0:
             log_p = torch.log_softmax(log_p / temperature, dim)
         else:  # the same, faster
-            log_p = log_p - values.sum(dim, keepdim=True).log()
+            log_p = log_p - values.sum(dim, keepdim=True).clamp(min=floor).log()
     return torch.where(log_p > -torch.inf, log_p, math.log(floor))
 
 
