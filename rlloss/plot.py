@@ -118,7 +118,7 @@ def _regions(x: Tensor) -> dict[str, Tensor]:
 
 
 def _ranking(better: float, worse: float) -> Drawing:
-    return Drawing({"difference": lambda x: {"scores": _column(x, 0), "labels": _column(better, worse)}})
+    return Drawing({"difference": lambda x: {"scores": _column(x, 0), "labels": _column(better, worse)}}, "2 items")
 
 
 def _angular(x: Tensor) -> dict[str, Tensor]:
