@@ -64,11 +64,14 @@ def _listing(width: int) -> str:
         lines += ["", family]
         for entry in members:
             name = f"  {entry.name}".ljust(column)
-            lines += textwrap.wrap(name + entry.formula, width, subsequent_indent=" " * column, drop_whitespace=True)
+            lines += _wrap(name + entry.formula, width, "", " " * column)
             for paper in entry.papers:
-                indent = " " * column
-                lines += textwrap.wrap(paper, width, initial_indent=indent, subsequent_indent=indent + "  ")
+                lines += _wrap(paper, width, " " * column, " " * (column + 2))
     return "\n".join(lines[1:])
+
+
+def _wrap(text: str, width: int, first: str, others: str) -> list[str]:
+    return textwrap.wrap(text, width, initial_indent=first, subsequent_indent=others, break_on_hyphens=False)
 
 
 if __name__ == "__main__":

@@ -35,19 +35,19 @@ def _formula(text: str) -> str:
     first, *others = text.split("\n\n")
     _, colon, after = first.partition(": ")
     if colon and "``" in after:
-        return _plain(after)
+        return _plain(after).removesuffix(".")
     sentences = [sentence for part in [*others, first] for sentence in re.split(r"(?<=\.) ", " ".join(part.split()))]
-    return _plain(next((sentence for sentence in sentences if "``" in sentence), first))
+    return _plain(next((sentence for sentence in sentences if "``" in sentence), first)).removesuffix(".")
 
 
 def _papers(text: str) -> tuple[str, ...]:
     """The entries of the section ``Reference:``: authors, a title in quotes, and a sentence's end after the year."""
     _, section, rest = text.partition("\nReference:\n")
-    lines = " ".join(rest.split("\n\n")[0].split()) if section else ""
+    lines = _plain(rest.split("\n\n")[0]) if section else ""
     return tuple(paper.strip() for paper in re.findall(r'[^"]+"[^"]+".*?\b\d{4}\b[^.]*\.', lines))
 
 
 def _plain(text: str) -> str:
-    """Markup and line breaks taken out; no full stop at the end."""
+    """Markup and line breaks taken out."""
     text = re.sub(r":\w+:`~?(?:[\w.]*\.)?(\w+)`", r"\1", text)
-    return " ".join(text.replace("``", "").split()).removesuffix(".")
+    return " ".join(text.replace("``", "").split())

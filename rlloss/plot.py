@@ -220,7 +220,7 @@ DRAWINGS: dict[str, Drawing] = {
     "sphereface_loss": Drawing({"angle": _angular}),
     "ge2e_loss": Drawing({"angle": _speakers}, settable=("scale", "bias")),
     "cosine_embedding_loss": Drawing(
-        {"angle": lambda x: {"x1": _on_circle(x).unsqueeze(0), "x2": _FIRST.unsqueeze(0), "target": _ONE}},
+        {"angle": lambda x: {"input1": _on_circle(x).unsqueeze(0), "input2": _FIRST.unsqueeze(0), "target": _ONE}},
         settable=("target",),
     ),
     "info_nce_loss": _pairs("query", "positive"),

@@ -45,7 +45,7 @@ def test_catalogue_reads_every_docstring_to_the_end() -> None:
         text = inspect.getdoc(getattr(functional, entry.name)) or ""
         assert len(entry.formula) > 2, entry
         _, _, rest = text.partition("\nReference:\n")
-        assert " ".join(entry.papers) == " ".join(rest.split("\n\n")[0].split()), entry.name
+        assert " ".join(entry.papers) == " ".join(rest.split("\n\n")[0].replace("``", "").split()), entry.name
     by_name = {entry.name: entry for entry in catalogue()}
     assert (
         by_name["asymmetric_huber_loss"].formula == "With h the Huber loss: alpha h(a) where a < -delta, h(a) elsewhere"
