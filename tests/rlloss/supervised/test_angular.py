@@ -326,6 +326,28 @@ def test_any_shape_and_size(
         assert gradient.isfinite().all()
 
 
+@given(
+    st.sampled_from(VARIANTS),
+    st.sampled_from([torch.float16, torch.bfloat16, torch.float32, torch.float64]),
+    st.integers(1, 4),
+    st.integers(2, 4),
+    st.integers(1, 5),
+    st.floats(1e-3, 1e4),
+    st.integers(0, 2**31),
+)
+def test_ge2e_of_any_shape_and_size(
+    variant: GE2EVariant, dtype: torch.dtype, speakers: int, utterances: int, d: int, size: float, seed: int
+) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    embeddings = (torch.randn(speakers, utterances, d, generator=generator) * size).to(dtype).requires_grad_()
+    mask = torch.rand(speakers, utterances, generator=generator) < 0.7
+    values = F.ge2e_loss(embeddings, 10.0, -5.0, variant=variant, mask=mask, reduction="none")
+    assert values.shape == (speakers, utterances) and values.isfinite().all()
+    assert bool((values >= 0).all()) and not values[~mask].any()
+    (gradient,) = torch.autograd.grad(values.sum(), embeddings)
+    assert gradient.isfinite().all() and not gradient[~mask].any()
+
+
 def test_errors() -> None:
     embeddings, target, class_weight = _batch()
     shapes = r"got embeddings \(40, 3\), target \(40,\), class_weight \(4, 2\)"
