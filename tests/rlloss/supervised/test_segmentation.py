@@ -42,14 +42,14 @@ def _region(p: list[float], g: list[float], kind: str, options: dict[str, Any], 
 
 @every_loss
 @pytest.mark.parametrize("smooth", [0.0, 0.5, 1.0])
-@pytest.mark.parametrize("shape", [(7,), (4, 3), (2, 3, 4)], ids=["sequence", "image", "volume"])
+@pytest.mark.parametrize("shape", [(), (7,), (4, 3), (2, 3, 4)], ids=["element", "sequence", "image", "volume"])
 def test_binary_equals_a_loop(
     loss: Callable[..., Tensor], options: dict[str, Any], smooth: float, shape: tuple[int, ...]
 ) -> None:
     logits, target = torch.randn(3, *shape, dtype=torch.float64), torch.rand(3, *shape, dtype=torch.float64)
-    p = logits.sigmoid().flatten(1).tolist()
+    p = logits.sigmoid().reshape(3, -1).tolist()
     expected = [
-        _region(*row, loss.__name__, options, smooth) for row in zip(p, target.flatten(1).tolist(), strict=True)
+        _region(*row, loss.__name__, options, smooth) for row in zip(p, target.reshape(3, -1).tolist(), strict=True)
     ]
     actual = loss(logits, target, **options, smooth=smooth, reduction="none")
     assert_close(actual, torch.tensor(expected, dtype=torch.float64))
