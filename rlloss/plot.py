@@ -1,8 +1,8 @@
 """Pictures of losses and their gradients over one number; matplotlib is needed to draw, not to import this.
 
 A loss is drawn by giving it inputs that depend on one number x: an error, a margin, an angle. :data:`DRAWINGS` says
-how, loss by loss; losses that can be drawn over the same thing share a picture. The gradient is the derivative by x,
-but over probabilities and ratios by what a network gives: a logit or a log-probability.
+how, loss by loss; losses that can be drawn over the same thing share a picture. The gradient is with respect to x;
+over probabilities and ratios x is what a network gives, a logit or a log-probability.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ class PlotError(ValueError):
 
 
 class Axis(NamedTuple):
-    """What is on the horizontal axis: its name, what the gradient is by, the range of x, what of x is shown."""
+    """What is on the horizontal axis: its label, the name of x, the range of x, and what of x is shown."""
 
     label: str
-    gradient_by: str
+    x: str
     low: float
     high: float
     show: Callable[[Tensor], Tensor] = torch.clone
@@ -368,7 +368,7 @@ def _draw(axis: Axis, labels: Sequence[str], lines: Sequence[Line], out: str) ->
         right.plot(line.shown, line.gradient, **look)
     left.set(title="loss", xlabel=axis.label, ylim=_limits([line.loss for line in lines]))
     right.set(
-        title=f"gradient with respect to the {axis.gradient_by}",
+        title=f"gradient with respect to the {axis.x}",
         xlabel=axis.label,
         ylim=_limits([line.gradient for line in lines]),
     )
