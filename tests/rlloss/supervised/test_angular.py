@@ -365,3 +365,4 @@ def test_errors() -> None:
         GE2ELoss(init_scale=0.0)
     with pytest.raises(ValueError, match="CosFaceLoss: num_classes must be in"):
         CosFaceLoss(0, 3)
+    assert CosFaceLoss(1, 1).class_weight.shape == (1, 1)
