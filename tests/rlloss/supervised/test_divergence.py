@@ -116,6 +116,15 @@ def test_js_of_disjoint_distributions_is_log_2() -> None:
     assert_close(F.js_divergence(p, q, from_logits=False), torch.tensor(math.log(2.0)))
 
 
+@pytest.mark.parametrize("temperature", [1.0, 2.0])
+def test_probabilities_are_normalised(temperature: float) -> None:
+    model = LOGITS.softmax(1)
+    losses: list[Callable[..., Tensor]] = [F.kl_divergence, F.js_divergence]
+    for loss in losses:
+        expected = loss(model, TARGET, from_logits=False, temperature=temperature)
+        assert_close(loss(3.0 * model, 0.5 * TARGET, from_logits=False, temperature=temperature), expected)
+
+
 @pytest.mark.parametrize("reverse", [False, True])
 @pytest.mark.parametrize("temperature", [1.0, 10.0])
 def test_zero_probabilities(reverse: bool, temperature: float) -> None:
