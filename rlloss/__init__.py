@@ -7,12 +7,20 @@ from rlloss import functional
 from rlloss.core.checks import value_checks
 from rlloss.rl.policy import ClippedSurrogateLoss, EntropyLoss, PolicyGradientLoss, PolicyLoss
 from rlloss.rl.value import TDLoss, ValueLoss, ValueLossOutput
+from rlloss.supervised.angular import AAMLoss, CenterLoss, CosFaceLoss, GE2ELoss, SphereFaceLoss
 from rlloss.supervised.classification import (
     BinaryCrossEntropyLoss,
+    BinaryFocalLoss,
     ClassificationLoss,
     CrossEntropyLoss,
     FocalLoss,
+    HingeLoss,
+    JSDivergenceLoss,
+    KLDivergenceLoss,
+    MulticlassHingeLoss,
     PolyLoss,
+    SoftMarginLoss,
+    SquaredHingeLoss,
 )
 from rlloss.supervised.contrastive import (
     BatchTripletLoss,
@@ -51,25 +59,36 @@ from rlloss.supervised.regression import (
     RMSELoss,
     SmoothL1Loss,
 )
+from rlloss.supervised.segmentation import DiceLoss, JaccardLoss, TverskyLoss
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "AAMLoss",
     "AsymmetricHuberLoss",
     "BatchTripletLoss",
     "BinaryCrossEntropyLoss",
+    "BinaryFocalLoss",
+    "CenterLoss",
     "ClassificationLoss",
     "ClippedSurrogateLoss",
     "ContrastiveLoss",
+    "CosFaceLoss",
     "CosineEmbeddingLoss",
     "CrossEntropyLoss",
+    "DiceLoss",
     "EntropyLoss",
     "ExpectileLoss",
     "FocalLoss",
+    "GE2ELoss",
     "GaussianNLLLoss",
     "HingeEmbeddingLoss",
+    "HingeLoss",
     "HuberLoss",
     "InfoNCELoss",
+    "JSDivergenceLoss",
+    "JaccardLoss",
+    "KLDivergenceLoss",
     "LambdaRankLoss",
     "ListMLELoss",
     "ListNetLoss",
@@ -79,6 +98,7 @@ __all__ = [
     "MSELoss",
     "MSLELoss",
     "MarginRankingLoss",
+    "MulticlassHingeLoss",
     "MultipleNegativesRankingLoss",
     "NMAELoss",
     "NTXentLoss",
@@ -92,10 +112,14 @@ __all__ = [
     "RMSELoss",
     "RegressionLoss",
     "SmoothL1Loss",
+    "SoftMarginLoss",
     "SoftPairwiseLoss",
+    "SphereFaceLoss",
+    "SquaredHingeLoss",
     "SupervisedContrastiveLoss",
     "TDLoss",
     "TripletLoss",
+    "TverskyLoss",
     "ValueLoss",
     "ValueLossOutput",
     "functional",

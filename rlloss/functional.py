@@ -3,7 +3,20 @@
 from rlloss.rl.policy import clipped_surrogate_loss, entropy_loss, policy_gradient_loss
 from rlloss.rl.returns import gae, lambda_returns, n_step_returns, normalize_advantage
 from rlloss.rl.value import q_learning_target, q_value_loss
-from rlloss.supervised.classification import binary_cross_entropy, cross_entropy, focal_loss, poly_loss
+from rlloss.supervised.angular import aam_loss, center_loss, cosface_loss, ge2e_loss, sphereface_loss
+from rlloss.supervised.classification import (
+    binary_cross_entropy,
+    binary_focal_loss,
+    cross_entropy,
+    focal_loss,
+    hinge_loss,
+    js_divergence,
+    kl_divergence,
+    multiclass_hinge_loss,
+    poly_loss,
+    soft_margin_loss,
+    squared_hinge_loss,
+)
 from rlloss.supervised.contrastive import (
     batch_triplet_loss,
     contrastive_loss,
@@ -40,23 +53,34 @@ from rlloss.supervised.regression import (
     rmse_loss,
     smooth_l1_loss,
 )
+from rlloss.supervised.segmentation import dice_loss, jaccard_loss, tversky_loss
 
 __all__ = [
+    "aam_loss",
     "asymmetric_huber_loss",
     "batch_triplet_loss",
     "binary_cross_entropy",
+    "binary_focal_loss",
+    "center_loss",
     "clipped_surrogate_loss",
     "contrastive_loss",
+    "cosface_loss",
     "cosine_embedding_loss",
     "cross_entropy",
+    "dice_loss",
     "entropy_loss",
     "expectile_loss",
     "focal_loss",
     "gae",
     "gaussian_nll_loss",
+    "ge2e_loss",
     "hinge_embedding_loss",
+    "hinge_loss",
     "huber_loss",
     "info_nce_loss",
+    "jaccard_loss",
+    "js_divergence",
+    "kl_divergence",
     "lambda_rank_loss",
     "lambda_returns",
     "list_mle_loss",
@@ -67,6 +91,7 @@ __all__ = [
     "margin_ranking_loss",
     "mse_loss",
     "msle_loss",
+    "multiclass_hinge_loss",
     "multiple_negatives_ranking_loss",
     "n_step_returns",
     "nmae_loss",
@@ -82,7 +107,11 @@ __all__ = [
     "quantile_loss",
     "rmse_loss",
     "smooth_l1_loss",
+    "soft_margin_loss",
     "soft_pairwise_loss",
+    "sphereface_loss",
+    "squared_hinge_loss",
     "supervised_contrastive_loss",
     "triplet_loss",
+    "tversky_loss",
 ]

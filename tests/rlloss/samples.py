@@ -237,6 +237,163 @@ _CLASSIFICATION = [
         options={"epsilon": [1.0, -0.5, 0.25], "divide_by_order": True, "label_smoothing": 0.1},
     ),
     _probabilities("poly_loss", options={"from_logits": False, "epsilon": 2.0}),
+    Sample("binary_focal_loss", {"logits": normal(N, C), "target": bools(N, C)}, {"gamma": 1.5, "alpha": 0.25}),
+    Sample(
+        "binary_focal_loss",
+        {"logits": uniform(N, C, low=0.1, high=0.9), "target": uniform(N, C)},
+        options={"gamma": 0.5, "from_logits": False},
+        label="probabilities",
+        extreme={"logits": (0.0, 1.0)},
+    ),
+]
+
+
+def _divergence(
+    name: str, label: str = "", *, logits: bool = True, target_logits: bool = False, **options: Any
+) -> Sample:
+    """Model and target ``(N, C, D)``, each logits or probabilities."""
+    return Sample(
+        name,
+        {
+            "logits": normal(N, C, D) if logits else probabilities(N, C, D, dim=1),
+            "target": normal(N, C, D) if target_logits else probabilities(N, C, D, dim=1),
+        },
+        {"from_logits": logits, "target_from_logits": target_logits, **options},
+        label=label,
+        features={"logits": (1,), "target": (1,)},
+        extreme=None if logits else {"logits": (0.0, 1.0)},
+    )
+
+
+_DIVERGENCES = [
+    _divergence("kl_divergence"),
+    _divergence("kl_divergence", "logits", target_logits=True, temperature=2.5),
+    _divergence("kl_divergence", "reverse", reverse=True),
+    _divergence("kl_divergence", "probabilities", logits=False, reverse=True, temperature=0.5),
+    _divergence("js_divergence"),
+    _divergence("js_divergence", "logits", target_logits=True, temperature=2.5),
+    _divergence("js_divergence", "probabilities", logits=False),
+]
+
+
+def _signs(name: str, label: str = "", **options: Any) -> Sample:
+    """Scores against classes -1 and +1."""
+    target = bools(N, C).long() * 2 - 1
+    return Sample(name, {"score": normal(N, C), "target": target if label else target.double()}, options, label=label)
+
+
+def _hinge(label: str, **options: Any) -> Sample:
+    tensors = {"scores": normal(N, C, D), "target": integers(N, D, high=C)}
+    return Sample(
+        "multiclass_hinge_loss", tensors, options, label=label, features={"scores": (1,)}, classes={"target": C}
+    )
+
+
+_HINGES = [
+    _signs("hinge_loss"),
+    _signs("hinge_loss", "integers", margin=0.5),
+    _signs("squared_hinge_loss"),
+    _signs("squared_hinge_loss", "integers", margin=0.5),
+    _signs("soft_margin_loss"),
+    _signs("soft_margin_loss", "integers"),
+    _hinge(""),
+    _hinge("squared", p=2, margin=0.5, class_weight=_CLASS_WEIGHT, ignore_index=-1),
+    _hinge("strongest", variant="crammer-singer"),
+    _hinge("strongest-squared", variant="crammer-singer", p=2),
+]
+
+H, W = 5, 7  # height and width
+
+
+def _binary_regions(name: str, label: str = "", **options: Any) -> Sample:
+    """Images ``(N, H, W)`` against regions of the same shape."""
+    tensors = {"logits": normal(N, H, W), "target": bools(N, H, W)}
+    return Sample(name, tensors, options, label=f"binary{label}", mask_like="target")
+
+
+def _class_regions(name: str, label: str = "", **options: Any) -> Sample:
+    """Sequences, images or volumes ``(N, C, ...)`` against class indices."""
+    tensors = {"logits": normal(N, C, H, W), "target": integers(N, H, W, high=C)}
+    return Sample(
+        name,
+        tensors,
+        options,
+        label=label,
+        features={"logits": (1,)},
+        mask_like="target",
+        classes={"target": C},
+    )
+
+
+_SEGMENTATION = [
+    _binary_regions("dice_loss"),
+    _class_regions("dice_loss"),
+    _class_regions("dice_loss", "plain", squared=False, smooth=0.5, per_class=True),
+    _binary_regions("tversky_loss", alpha=0.3, beta=0.7, smooth=0.1),
+    _class_regions("tversky_loss", alpha=0.3, beta=0.7),
+    _class_regions("tversky_loss", "ignore", ignore_index=-1, per_class=True),
+    _binary_regions("jaccard_loss"),
+    _class_regions("jaccard_loss", smooth=0.1),
+    Sample(
+        "jaccard_loss",
+        {"logits": uniform(N, 2, 3, 4), "target": uniform(N, 2, 3, 4)},
+        {"from_logits": False, "per_class": True},
+        label="volumes",
+        mask_like="target",
+        extreme={"logits": (0.0, 1.0)},
+    ),
+]
+
+
+def _angular(name: str, label: str = "", owned: str = "class_weight", **options: Any) -> Sample:
+    """Embeddings ``(N, D)`` and labels ``(N,)`` against a vector per class, which the class owns."""
+    return Sample(
+        name,
+        {"embeddings": normal(N, D), "target": integers(N, high=C), owned: normal(C, D)},
+        options,
+        label=label,
+        predictions=("embeddings", owned),
+        unbatched=(owned,),
+        features={"embeddings": (1,)},
+        classes={"target": C},
+        owned=(owned,),
+        class_options={"num_classes": C, "embedding_dim": D},
+    )
+
+
+def _ge2e(label: str, **options: Any) -> Sample:
+    """Embeddings ``(speakers, utterances, D)``; the class owns the bias and the logarithm of the scale."""
+    return Sample(
+        "ge2e_loss",
+        {
+            "embeddings": normal(T, N, D),
+            "scale": torch.tensor(1.0, dtype=torch.float64),
+            "bias": torch.tensor(-1.0, dtype=torch.float64),
+        },
+        options,
+        label=label,
+        # The softmax does not change when a number is added to all its logits.
+        predictions=("embeddings", "scale", "bias") if options else ("embeddings", "scale"),
+        unbatched=("scale", "bias"),
+        features={"embeddings": (2,)},
+        coupled=True,
+        extreme={"embeddings": (-1e4, 1e4)},
+        unchecked=("embeddings",),
+        owned=("scale", "bias"),
+        build=lambda reduction: rlloss.GE2ELoss(init_scale=1.0, init_bias=-1.0, reduction=reduction, **options),
+    )
+
+
+_ANGULAR = [
+    _angular("aam_loss", scale=8.0),
+    _angular("aam_loss", "wide", scale=8.0, margin=2.0),
+    _angular("aam_loss", "easy", scale=8.0, margin=0.3, easy_margin=True),
+    _angular("cosface_loss", scale=8.0),
+    _angular("sphereface_loss"),
+    _angular("sphereface_loss", "annealed", margin=3, scale=8.0, annealing=5.0),
+    _angular("center_loss", owned="centers"),
+    _ge2e(""),
+    _ge2e("contrast", variant="contrast"),
 ]
 
 
@@ -476,4 +633,17 @@ _CONTRASTIVE = [
     ),
 ]
 
-SAMPLES: list[Sample] = [*_REGRESSION, *_CLASSIFICATION, *_RETURNS, *_VALUE, *_TD, *_POLICY, *_RANKING, *_CONTRASTIVE]
+SAMPLES: list[Sample] = [
+    *_REGRESSION,
+    *_CLASSIFICATION,
+    *_DIVERGENCES,
+    *_HINGES,
+    *_SEGMENTATION,
+    *_ANGULAR,
+    *_RANKING,
+    *_CONTRASTIVE,
+    *_RETURNS,
+    *_VALUE,
+    *_TD,
+    *_POLICY,
+]
