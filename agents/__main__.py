@@ -13,10 +13,9 @@ from jsonargparse import ArgumentError, ArgumentParser
 
 import agents  # noqa: F401  (makes DQN and A2C known by name)
 import rlloss  # noqa: F401  (makes every loss known by name)
-from agents.parts.envs import EnvironmentFault
+from agents.parts.errors import DivergedError, EnvironmentFault
 from agents.run.configuration import instantiate, one_line
 from agents.run.evaluation import evaluate
-from agents.run.tracking import DivergedError
 from agents.run.training import Interrupted, resume, train
 
 USAGE_ERROR = 2

@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from agents.agent import Agent, Metrics
+from agents.agent import Agent, Metrics, masked_mean
+from agents.parts.hyperparameters import check_learning, check_loss
 from agents.parts.networks import (
     Activation,
     CategoricalPolicy,
@@ -16,11 +17,11 @@ from agents.parts.networks import (
     ValueNetwork,
     orthogonal_,
 )
-from agents.parts.optimization import Learner, check_optimizer
+from agents.parts.optimization import Learner
 from agents.parts.rollout import Rollout
 from agents.parts.spaces import Discrete
 from agents.parts.transition import Transitions
-from rlloss.core.checks import check_non_negative, check_number, check_positive
+from rlloss.core.checks import check_integer, check_non_negative, check_number
 from rlloss.rl.policy import PolicyGradientLoss, PolicyLoss
 from rlloss.rl.returns import gae, normalize_advantage
 from rlloss.supervised.classification import FocalLoss, PolyLoss
@@ -81,6 +82,7 @@ class A2C(Agent):
         max_grad_norm: Largest norm of the gradient, > 0; null for no clipping.
 
     Raises:
+        TypeError: An argument of another type.
         ValueError: An argument out of range, or an optimiser that does not exist or refuses its arguments.
 
     Example:
@@ -133,22 +135,24 @@ class A2C(Agent):
         self._check()
 
     def _check(self) -> None:
-        for name in ("policy_loss", "critic_loss"):
-            if getattr(getattr(self, name), "reduction", "mean") == "none":
-                raise ValueError(f"A2C: {name}.reduction must be mean or sum, got none")
-        check_number("A2C", "discount", self.discount, low=0.0, high=1.0)
+        check_loss("A2C", "policy_loss", self.policy_loss, PolicyLoss)
+        check_loss("A2C", "critic_loss", self.critic_loss, RegressionLoss)
+        check_learning(
+            "A2C",
+            discount=self.discount,
+            hidden_sizes=self.hidden_sizes,
+            activation=self.activation,
+            optimizer=self.optimizer,
+            learning_rate=self.learning_rate,
+            optimizer_args=self.optimizer_args,
+            max_grad_norm=self.max_grad_norm,
+        )
         check_number("A2C", "gae_lambda", self.gae_lambda, low=0.0, high=1.0)
         for name in ("rollout_length", "epochs", "minibatches"):
-            check_number("A2C", name, getattr(self, name), low=1)
+            check_integer("A2C", name, getattr(self, name), low=1)
         check_non_negative(
             "A2C", entropy_coefficient=self.entropy_coefficient, value_coefficient=self.value_coefficient
         )
-        check_positive("A2C", learning_rate=self.learning_rate)
-        for size in self.hidden_sizes:
-            check_number("A2C", "hidden_sizes", size, low=1)
-        if self.max_grad_norm is not None:
-            check_positive("A2C", max_grad_norm=self.max_grad_norm)
-        check_optimizer("A2C", self.optimizer, self.learning_rate, self.optimizer_args)
 
     def _build(self) -> None:
         if self.minibatches > self.rollout_length * self.spec.num_envs:
@@ -210,6 +214,7 @@ class A2C(Agent):
     def observe(self, transitions: Transitions) -> None:
         """Append one step of all environments to the rollout."""
         self.rollout.write(transitions)
+        self.steps += transitions.count
 
     def cut(self) -> None:
         """Mark the newest transitions as truncated."""
@@ -232,8 +237,8 @@ class A2C(Agent):
             "policy_loss": policy_loss.detach(),
             "value_loss": value_loss.detach(),
             "entropy": -entropy_loss.detach(),
-            "value": value.detach().mean(),
-            "advantage_std": batch.advantage.std(correction=0),
+            "value": masked_mean(value.detach(), mask),
+            "advantage_std": _spread(batch.advantage, mask),
         }
 
     @torch.no_grad()
@@ -309,6 +314,7 @@ class A2C(Agent):
             "learner": self.learner.state_dict(),
             "rollout": self.rollout.state_dict(),
             "generator": self.generator.get_state(),
+            "steps": self.steps,
             "updates": self.updates,
         }
 
@@ -318,4 +324,11 @@ class A2C(Agent):
         self.learner.load_state_dict(state["learner"])
         self.rollout.load_state_dict(state["rollout"])
         self.generator.set_state(state["generator"].cpu())
+        self.steps = int(state["steps"])
         self.updates = int(state["updates"])
+
+
+def _spread(x: Tensor, mask: Tensor | None) -> Tensor:
+    """Standard deviation of what the mask keeps."""
+    centred = x - masked_mean(x, mask)
+    return masked_mean(centred.square(), mask).sqrt()

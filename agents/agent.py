@@ -14,8 +14,14 @@ from torch import Tensor, nn
 
 from agents.parts.spaces import EnvSpec
 from agents.parts.transition import Layout, Transitions
+from rlloss.core.reduction import reduce_loss
 
 Metrics: TypeAlias = dict[str, Tensor]
+
+
+def masked_mean(x: Tensor, mask: Tensor | None) -> Tensor:
+    """The mean over what the mask keeps: what a metric reports."""
+    return reduce_loss("masked_mean", x, weight=None, mask=mask, reduction="mean")
 
 
 class Agent(ABC):
@@ -25,6 +31,7 @@ class Agent(ABC):
 
     Attributes:
         metric_names: The keys of the metrics that :meth:`update` returns, fixed for a class.
+        steps: Environment steps observed; what schedules go by.
     """
 
     metric_names: tuple[str, ...]
@@ -33,6 +40,7 @@ class Agent(ABC):
     compiled: bool
     generator: torch.Generator
     layout: Layout
+    steps: int
 
     def build(
         self, spec: EnvSpec, *, device: torch.device | str = "cpu", seed: int = 0, compiled: bool = False
@@ -55,6 +63,7 @@ class Agent(ABC):
         self.device = torch.device(device)
         self.compiled = compiled
         self.layout = Layout(spec)
+        self.steps = 0
         self.generator = torch.Generator(self.device).manual_seed(seed)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)

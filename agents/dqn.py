@@ -8,14 +8,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from agents.agent import Agent, Metrics
+from agents.agent import Agent, Metrics, masked_mean
 from agents.parts.exploration import linear_schedule
+from agents.parts.hyperparameters import check_learning, check_loss
 from agents.parts.networks import Activation, QNetwork
-from agents.parts.optimization import Learner, check_optimizer
+from agents.parts.optimization import Learner
 from agents.parts.replay import Batch, Replay
 from agents.parts.spaces import Discrete
 from agents.parts.transition import Transitions
-from rlloss.core.checks import check_non_negative, check_number, check_positive
+from rlloss.core.checks import check_integer, check_number, check_positive
 from rlloss.rl.value import TDLoss, ValueLoss
 
 
@@ -46,6 +47,7 @@ class DQN(Agent):
         epsilon_steps: Environment steps from the one to the other, >= 0.
 
     Raises:
+        TypeError: An argument of another type.
         ValueError: An argument out of range, or an optimiser that does not exist or refuses its arguments.
 
     Example:
@@ -102,24 +104,26 @@ class DQN(Agent):
         self._check()
 
     def _check(self) -> None:
-        criterion = getattr(self.loss, "criterion", self.loss)
-        if getattr(criterion, "reduction", "mean") == "none":
-            raise ValueError("DQN: loss.criterion.reduction must be mean or sum, got none")
-        check_number("DQN", "discount", self.discount, low=0.0, high=1.0)
-        check_positive("DQN", learning_rate=self.learning_rate, replay_ratio=self.replay_ratio)
-        check_number("DQN", "n_step", self.n_step, low=1)
-        check_number("DQN", "batch_size", self.batch_size, low=1)
-        check_number("DQN", "replay_capacity", self.replay_capacity, low=max(self.batch_size, self.n_step))
-        check_non_negative("DQN", learning_starts=self.learning_starts, epsilon_steps=self.epsilon_steps)
-        check_number("DQN", "target_update_every", self.target_update_every, low=1)
+        check_loss("DQN", "loss", self.loss, ValueLoss)
+        check_learning(
+            "DQN",
+            discount=self.discount,
+            hidden_sizes=self.hidden_sizes,
+            activation=self.activation,
+            optimizer=self.optimizer,
+            learning_rate=self.learning_rate,
+            optimizer_args=self.optimizer_args,
+            max_grad_norm=self.max_grad_norm,
+        )
+        for name in ("n_step", "batch_size", "target_update_every"):
+            check_integer("DQN", name, getattr(self, name), low=1)
+        check_integer("DQN", "replay_capacity", self.replay_capacity, low=max(self.batch_size, self.n_step))
+        for name in ("learning_starts", "epsilon_steps"):
+            check_integer("DQN", name, getattr(self, name))
+        check_positive("DQN", replay_ratio=self.replay_ratio)
         check_number("DQN", "target_update_rate", self.target_update_rate, low=0.0, high=1.0, low_open=True)
-        check_number("DQN", "epsilon_start", self.epsilon_start, low=0.0, high=1.0)
-        check_number("DQN", "epsilon_end", self.epsilon_end, low=0.0, high=1.0)
-        for size in self.hidden_sizes:
-            check_number("DQN", "hidden_sizes", size, low=1)
-        if self.max_grad_norm is not None:
-            check_positive("DQN", max_grad_norm=self.max_grad_norm)
-        check_optimizer("DQN", self.optimizer, self.learning_rate, self.optimizer_args)
+        for name in ("epsilon_start", "epsilon_end"):
+            check_number("DQN", name, getattr(self, name), low=0.0, high=1.0)
 
     def _build(self) -> None:
         if not isinstance(self.spec.action, Discrete):
@@ -151,7 +155,6 @@ class DQN(Agent):
         )
         self.target_network = copy.deepcopy(self.network).requires_grad_(False)
         self.replay: Replay | None = None
-        self.steps = 0
         self.updates = 0
 
     @property
@@ -202,9 +205,12 @@ class DQN(Agent):
             selector_outputs=selector,
             mask=batch.mask,
         )
-        with torch.no_grad():
-            q_value = self.loss.q_values(outputs).mean()
-        return loss, {"loss": loss.detach(), "q_value": q_value, "td_error": td_error.abs().mean()}
+        q_value = self.loss.q_values(outputs.detach()).mean(-1)
+        return loss, {
+            "loss": loss.detach(),
+            "q_value": masked_mean(q_value, batch.mask),
+            "td_error": masked_mean(td_error.abs(), batch.mask),
+        }
 
     def _loss_at(self, index: Tensor) -> tuple[Tensor, Metrics]:
         """The loss of the transitions that the replay drew."""

@@ -27,14 +27,11 @@ from gymnasium.utils import EzPickle
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
 from torch import Tensor
 
+from agents.parts.errors import DivergedError, EnvironmentFault
 from agents.parts.spaces import Box, Discrete, EnvSpec, Space
 from agents.parts.transition import Layout, Transitions
 
 Vectorization = Literal["auto", "sync", "async"]
-
-
-class EnvironmentFault(RuntimeError):
-    """An environment raised, or returned a number that is not finite."""
 
 
 def make_vec(
@@ -218,6 +215,7 @@ class Envs:
         self._current: np.ndarray
         n = env.num_envs
         self._needs_reset: np.ndarray | None = None
+        self._stepping = False  # stays True where a step failed: the environments' state is no longer known
         self._returns = np.zeros(n)
         self._lengths = np.zeros(n, dtype=np.int64)
 
@@ -251,8 +249,12 @@ class Envs:
 
         Raises:
             EnvironmentFault: An environment raised, or returned a reward or observation that is not finite.
+            DivergedError: An action of a Box is not finite.
         """
         actions = action.numpy()
+        if isinstance(self.spec.action, Box) and not np.isfinite(actions).all():
+            raise DivergedError(f"the agent's action is not finite at step {self.steps}")
+        self._stepping = True
         observation, reward, terminated, truncated, info = self._step(actions)
         resetting = self._needs_reset  # None where no row of this step is a reset
         done = terminated | truncated
@@ -291,6 +293,7 @@ class Envs:
         buffer.valid[:] = True if resetting is None else ~resetting
         buffer.acting[:] = current
         self._current = current
+        self._stepping = False
         packed, self.observation = buffer.send()
         return Transitions(packed, self.layout, count)
 
@@ -343,11 +346,17 @@ class Envs:
         self.steps += count
         self.finished = []
         if any_done:
-            ended = np.flatnonzero(done)
-            self.finished = [(int(i), float(self._returns[i]), int(self._lengths[i])) for i in ended]
+            self.finished = self._episodes(done)
             self._returns[done] = 0.0
             self._lengths[done] = 0
         return count
+
+    def running(self, steps: int) -> list[tuple[int, float, int]]:
+        """``(environment, return, length)`` of each episode that goes on after so many steps or more."""
+        return self._episodes(self._lengths >= steps) if self._lengths.max() >= steps else []
+
+    def _episodes(self, which: np.ndarray) -> list[tuple[int, float, int]]:
+        return [(int(i), float(self._returns[i]), int(self._lengths[i])) for i in np.flatnonzero(which)]
 
     def close(self) -> None:
         """Close the environments; an error while closing hides nothing that matters."""
@@ -357,10 +366,13 @@ class Envs:
             gymnasium.logger.warn(f"closing the environments failed: {error}")
 
     def state_dict(self) -> dict[str, Any]:
-        """Where the episodes stand: ``env`` holds the environments' own state, None where it cannot be captured."""
+        """Where the episodes stand.
+
+        ``env`` holds the environments' own state; None where it cannot be captured, or where a step failed.
+        """
         return {
             "steps": self.steps,
-            "env": _capture(self.env),
+            "env": None if self._stepping else _capture(self.env),
             "current": torch.from_numpy(self._current.copy()),
             "needs_reset": None if self._needs_reset is None else torch.from_numpy(self._needs_reset.copy()),
             "returns": torch.from_numpy(self._returns.copy()),
@@ -370,6 +382,7 @@ class Envs:
     def load_state_dict(self, state: dict[str, Any], *, seed: int) -> None:
         """Restore :meth:`state_dict`; environments whose state was not captured start new episodes with ``seed``."""
         self.steps = int(state["steps"])
+        self._stepping = False
         if state["env"] is None:
             self.reset(seed)
             return

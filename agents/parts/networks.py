@@ -42,6 +42,14 @@ class ToFloat(nn.Module):
         return observation.float() * self.scale
 
 
+class OneChannel(nn.Module):
+    """Grey images ``(B, H, W)`` as ``(B, 1, H, W)``."""
+
+    def forward(self, observation: Tensor) -> Tensor:
+        """Add the channel."""
+        return observation.unsqueeze(1)
+
+
 class ChannelsFirst(nn.Module):
     """Images ``(B, H, W, C)`` as ``(B, C, H, W)``."""
 
@@ -51,8 +59,13 @@ class ChannelsFirst(nn.Module):
 
 
 def is_image(space: Space) -> bool:
-    """Whether the space holds images that are large enough for the Nature CNN."""
-    return isinstance(space, Box) and len(space.shape) == 3 and sorted(space.shape)[1] >= _SMALLEST_IMAGE
+    """Whether the space holds images, grey ones without a channel too, that are large enough for the Nature CNN."""
+    return (
+        isinstance(space, Box)
+        and len(space.shape) in (2, 3)
+        and (len(space.shape) == 3 or space.dtype == torch.uint8)  # a table of numbers is no image
+        and sorted(space.shape)[-2] >= _SMALLEST_IMAGE
+    )
 
 
 def make_encoder(space: Space, hidden_sizes: Sequence[int], activation: Activation) -> tuple[nn.Sequential, int]:
@@ -64,6 +77,11 @@ def make_encoder(space: Space, hidden_sizes: Sequence[int], activation: Activati
     if isinstance(space, Discrete):
         layers.append(OneHot(space.n))
         return _append_mlp(layers, space.n, hidden_sizes, activation)
+    if len(space.shape) > 3 and space.dtype == torch.uint8:
+        raise ValueError(
+            f"observations of shape {space.shape} are no image, wanted (H, W), (H, W, C) or (C, H, W); "
+            "gymnasium.wrappers.ReshapeObservation or TransformObservation can join frames and channels"
+        )
     if space.dtype != torch.float32:
         layers.append(ToFloat(1.0 / 255.0 if space.dtype == torch.uint8 else 1.0))
     if is_image(space):
@@ -83,10 +101,13 @@ def _append_mlp(
 
 
 def _append_nature_cnn(layers: list[nn.Module], space: Box) -> tuple[nn.Sequential, int]:
-    height, width, channels = space.shape
-    if channels > height:  # channels come first
+    if len(space.shape) == 2:
+        channels, height, width = 1, *space.shape
+        layers.append(OneChannel())
+    elif space.shape[2] > space.shape[0]:  # channels come first
         channels, height, width = space.shape
     else:
+        height, width, channels = space.shape
         layers.append(ChannelsFirst())
     layers += [nn.Conv2d(channels, 32, 8, 4), nn.ReLU(), nn.Conv2d(32, 64, 4, 2), nn.ReLU()]
     layers += [nn.Conv2d(64, 64, 3, 1), nn.ReLU(), nn.Flatten()]

@@ -37,11 +37,18 @@ def make_optimizer(
     known = sorted(n for n in torch.optim.__all__ if n[0].isupper() and n not in _UNSUPPORTED)
     if name not in known:
         raise ValueError(f"{owner}: optimizer must be one of {', '.join(known)}, got {name!r}")
-    given = dict(arguments)
-    if "fused" in inspect.signature(cls).parameters and not {"fused", "foreach", "differentiable"} & given.keys():
+    # The optimiser's state holds its arguments, and numpy's numbers in a checkpoint cannot be loaded safely.
+    given = {key: value.item() if hasattr(value, "item") else value for key, value in arguments.items()}
+    accepted = inspect.signature(cls).parameters
+    device = parameters[0].device.type
+    # Fused Adagrad came to GPUs late.
+    can_fuse = "fused" in accepted and (device == "cpu" or name != "Adagrad")
+    if can_fuse and not {"fused", "foreach", "differentiable"} & given.keys():
         given["fused"] = True
+    elif "capturable" in accepted and device == "cuda":
+        given.setdefault("capturable", True)  # keeps the step count on the GPU, where nothing has to wait for it
     try:
-        optimizer: torch.optim.Optimizer = cls(parameters, lr=learning_rate, **given)
+        optimizer: torch.optim.Optimizer = cls(parameters, lr=float(learning_rate), **given)
         return optimizer
     except Exception as error:  # RuntimeError for foreach with fused, for instance
         raise ValueError(f"{owner}: optimizer {name} refuses its arguments: {error}") from error

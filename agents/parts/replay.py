@@ -135,7 +135,9 @@ class Replay:
 
     def state_dict(self) -> dict[str, Any]:
         """The rows that are filled, and where the next one goes."""
-        return {"rows": self.rows[: self.size].clone(), "length": self.length, "head": self.head, "size": self.size}
+        # A part of a tensor is saved with the whole of its storage, so it is copied.
+        rows = self.rows if self.size == self.length else self.rows[: self.size].clone()
+        return {"rows": rows, "length": self.length, "head": self.head, "size": self.size}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore :meth:`state_dict` into a replay of the same capacity and environments."""

@@ -2,38 +2,43 @@
 
 from __future__ import annotations
 
-import io
 import os
 import pickle
-import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import safetensors.torch
 import torch
 from torch import nn
 
 
-def write_atomic(path: Path, content: bytes) -> None:
-    """Write a file so that a reader, or a crash, sees the old content or the new and nothing between."""
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+@contextmanager
+def replacing(path: Path) -> Iterator[IO[bytes]]:
+    """Open a file so that a reader, or a crash, sees the old content or the new and nothing between."""
+    beside = path.with_name(f".{path.name}.part")  # of one name, so that what a crash leaves is overwritten
     try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
+        with beside.open("wb") as file:
+            yield file
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(name, 0o644)  # mkstemp's 0600 would hide the file from everyone else
-        os.replace(name, path)
+        os.replace(beside, path)
     except BaseException:
-        Path(name).unlink(missing_ok=True)
+        beside.unlink(missing_ok=True)
         raise
+
+
+def write_atomic(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all."""
+    with replacing(path) as file:
+        file.write(content)
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
     """Save tensors and plain data."""
-    buffer = io.BytesIO()
-    torch.save(state, buffer)
-    write_atomic(path, buffer.getvalue())
+    with replacing(path) as file:
+        torch.save(state, file)
 
 
 def load_checkpoint(path: Path, device: torch.device) -> dict[str, Any]:
@@ -46,7 +51,7 @@ def load_checkpoint(path: Path, device: torch.device) -> dict[str, Any]:
         raise ValueError(f"{path.parent} holds no checkpoint to resume from")
     try:
         state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
         raise ValueError(f"{path} is not a checkpoint, or is damaged") from error
     return state
 

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import inspect
 import re
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import yaml
 from jsonargparse import ArgumentError, ArgumentParser
 from torch import Tensor
@@ -22,21 +24,38 @@ from agents.agent import Agent
 _UNKNOWN_CLASS = r"no class \1 fits here (see --help for those that do; your own is named as my_module.\1)"
 
 
-def describe(value: Any) -> Any:
+def describe(value: Any, *, objects: bool = True) -> Any:
     """Plain data for a value: numbers, strings, lists, and class path with arguments for objects.
 
+    Args:
+        value: What to describe.
+        objects: Whether objects may be in it.
+
     Raises:
-        ValueError: An object whose constructor arguments cannot be read back from it.
+        ValueError: An object that may not be there, that no other process could import, or whose constructor
+            arguments cannot be read back from it.
     """
+    if isinstance(value, np.generic | np.ndarray | Tensor):
+        value = value.tolist()  # of a single number, that number
     if value is None or isinstance(value, bool | int | float | str):
         return value
-    if isinstance(value, Tensor):
-        return value.tolist()
     if isinstance(value, Mapping):
-        return {str(key): describe(item) for key, item in value.items()}
+        return {str(key): describe(item, objects=objects) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [describe(item) for item in value]
+        return [describe(item, objects=objects) for item in value]
     cls = type(value)
+    if not objects:
+        raise ValueError(f"{value!r} is no plain data, so the configuration of the run cannot be saved")
+    if "<locals>" in cls.__qualname__:
+        raise ValueError(
+            f"{cls.__qualname__} is defined inside a function, where evaluate and resume cannot find it; "
+            "define it at the top of a module"
+        )
+    if cls.__module__ == "__main__":
+        warnings.warn(
+            f"{cls.__qualname__} is defined in the main script: evaluate and resume find it from that script alone",
+            stacklevel=3,
+        )
     names = list(inspect.signature(cls).parameters)
     missing = [name for name in names if not hasattr(value, name)]
     if missing:
@@ -88,10 +107,18 @@ def one_line(error: Exception) -> str:
             ("Problem with given class_path", "Does not validate", "Subtypes:", "Errors:", "Given value")
         ):
             complaint = complaint or line
+    given = dict(re.findall(r"Given (value): (.*)", str(error), flags=re.MULTILINE)[:1])
+    nested = re.match(r"NestedArg\(key='(.*)', val='(.*)'\)", given.get("value", ""))
+    if nested and keys:
+        name = ".".join(keys)
+        return f"{name}: name its class before its arguments: --{name} CLASS --{name}.{nested[1]} {nested[2]}"
     complaint = re.sub(r"Expected a dot import path string: (.*)", _UNKNOWN_CLASS, complaint)
+    complaint = re.sub(r"Expected an instantiatable class, but \S+ is abstract", "name a class (see --help)", complaint)
     complaint = re.sub(r"Expected a typing.Literal(\[.*?\])", r"must be one of \1", complaint)
     complaint = re.sub(r"Expected a <class '(\w+)'>(\. Got value: )?", r"must be of type \1\2", complaint)
     complaint = complaint.replace(". Got value: ", ", got ")
+    if given and "got" not in complaint:
+        complaint += f", got {given['value']}"
     return ": ".join(part for part in (".".join(keys), complaint or str(error).splitlines()[0]) if part)
 
 
@@ -113,6 +140,7 @@ def load_config(path: Path) -> dict[str, Any]:
         raise ValueError(f"{path.parent} is not a run directory: it has no {path.name}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is not valid YAML: {error}") from error
-    if not isinstance(config, dict) or not {"agent", "env", "num_envs"} <= config.keys():
-        raise ValueError(f"{path} is not the configuration of a run: it must name agent, env and num_envs")
+    needed = {"agent", "env", "env_kwargs", "num_envs", "vectorization", "steps"}
+    if not isinstance(config, dict) or not needed <= config.keys():
+        raise ValueError(f"{path} is not the configuration of a run: it must name {', '.join(sorted(needed))}")
     return config

@@ -17,15 +17,12 @@ from torch import Tensor
 from tqdm import tqdm
 
 from agents.agent import Agent
+from agents.parts.errors import DivergedError
 from agents.run.checkpoint import write_atomic
 
 RECENT_EPISODES = 100
 # The columns that differ between two runs of the same seed.
 WALL_CLOCK = ("seconds", "steps_per_second")
-
-
-class DivergedError(RuntimeError):
-    """A metric of the training is no longer finite."""
 
 
 class Tracker:
@@ -60,6 +57,7 @@ class Tracker:
         self.lengths: deque[int] = deque(maxlen=RECENT_EPISODES)
         self.last_loss = math.nan
         self.best_evaluation = -math.inf
+        self.logged = 0  # the step of the last row
         self._pending: list[Tensor] = []
         self._seconds = 0.0
         self._started = self._last_time = time.perf_counter()
@@ -117,7 +115,8 @@ class Tracker:
         row |= evaluation
         row["seconds"] = self._seconds + now - self._started
         row["steps_per_second"] = (step - self._last_step) / max(now - self._last_time, 1e-9)
-        self._last_step, self._last_time = step, now
+        self.logged = self._last_step = step
+        self._last_time = now
         self._write_row(row)
         if self._writer is not None:
             for name, value in row.items():
@@ -151,6 +150,7 @@ class Tracker:
             "lengths": list(self.lengths),
             "pending": pending,
             "best_evaluation": self.best_evaluation,
+            "logged": self.logged,
             "seconds": self._seconds + time.perf_counter() - self._started,
         }
 
@@ -162,10 +162,11 @@ class Tracker:
         self._pending = list(state["pending"])
         self.best_evaluation = float(state["best_evaluation"])
         self._seconds = float(state["seconds"])
+        self.logged = int(state["logged"])
         self._last_step = step
         if self.path.exists():
             whole = [line for line in self.path.read_text().splitlines(keepends=True) if line.endswith("\n")]
-            kept = [line for line in whole[1:] if int(line.split(",")[0]) <= step]
+            kept = [line for line in whole[1:] if int(line.split(",")[0]) <= self.logged]
             write_atomic(self.path, "".join([*whole[:1], *kept]).encode())
 
 
@@ -182,6 +183,7 @@ class Progress:
     """The live line: steps, steps per second, time left, mean return, loss and epsilon."""
 
     def __init__(self, total: int, initial: int, *, enabled: bool) -> None:
+        self._total = total
         self._bar = tqdm(
             total=total,
             initial=initial,
@@ -197,7 +199,8 @@ class Progress:
         if self._bar.disable:
             return
         # tqdm redraws five times a second at most; the text is only made when it does.
-        if self._bar.update(steps):
+        # Environments step together, so the last steps may be more than were asked for.
+        if self._bar.update(min(steps, self._total - self._bar.n)):
             shown = {"return": f"{tracker.return_mean:.1f}", "loss": f"{tracker.last_loss:.3g}"}
             if "epsilon" in (numbers := status()):
                 shown["epsilon"] = f"{numbers['epsilon']:.2f}"

@@ -10,23 +10,25 @@ import sys
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from types import FrameType
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
+import numpy as np
 import torch
 
 from agents.agent import Agent
-from agents.parts.envs import EnvironmentFault, Envs, Vectorization, can_capture, make_vec
+from agents.parts.envs import Envs, Vectorization, can_capture, make_vec
+from agents.parts.errors import DivergedError, EnvironmentFault
 from agents.run.checkpoint import load_checkpoint, save_checkpoint, save_model, write_atomic
 from agents.run.configuration import describe, dump_config, load_config, make_agent
-from agents.run.evaluation import MAX_ENVS, Evaluation, play
-from agents.run.tracking import DivergedError, Progress, Tracker
+from agents.run.evaluation import MAX_ENVS, Device, Evaluation, choose_device, play
+from agents.run.tracking import Progress, Tracker
+from rlloss.core.checks import check_choice, check_integer
 
 # Evaluations while training see other episodes than training does, the same ones each time.
 EVALUATION_SEED_OFFSET = 1_000_003
-
 
 # A compiled gradient step saves 0.3 to 0.7 ms and takes up to 20 s to compile the first time.
 UPDATES_WORTH_COMPILING = 50_000
@@ -65,12 +67,31 @@ class Settings:
     tensorboard: bool
 
     def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if isinstance(value, np.integer):  # seeds out of np.arange, for instance
+                object.__setattr__(self, name, int(value))
         for name in ("num_envs", "steps", "threads", "log_every", "eval_episodes"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"train: {name} must be >= 1, got {getattr(self, name)}")
-        for name in ("eval_every", "checkpoint_every", "seed"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"train: {name} must be >= 0, got {getattr(self, name)}")
+            check_integer("train", name, getattr(self, name), low=1)
+        for name in ("eval_every", "checkpoint_every"):
+            check_integer("train", name, getattr(self, name))
+        check_integer("train", "seed", self.seed, high=2**32 - 1)
+        check_choice("train", "vectorization", self.vectorization, get_args(Vectorization))
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> Settings:
+        """The settings in a run's configuration.
+
+        Raises:
+            ValueError: One is missing, unknown or out of range.
+        """
+        known = {field.name for field in fields(cls)}
+        given = config.keys() - {"agent"}
+        if given != known:
+            raise ValueError(f"config.yaml: settings missing or unknown: {', '.join(sorted(given ^ known))}")
+        try:
+            return cls(**{name: config[name] for name in known})
+        except TypeError as error:
+            raise ValueError(f"config.yaml: {error}") from error
 
 
 def train(
@@ -82,13 +103,13 @@ def train(
     vectorization: Vectorization = "auto",
     steps: int = 50_000,
     seed: int = 0,
-    device: Literal["auto", "cpu", "cuda"] = "auto",
+    device: Device = "auto",
     threads: int = 1,
     compile: Literal["auto", "on", "off"] = "auto",
     log_every: int = 1_000,
     eval_every: int = 0,
     eval_episodes: int = 20,
-    checkpoint_every: int = 0,
+    checkpoint_every: int = 100_000,
     tensorboard: bool = True,
     progress: bool = True,
     run_dir: str = "runs",
@@ -106,16 +127,17 @@ def train(
         vectorization: "auto" takes the environment's own vectorised version when it has one, else "sync" (one
             after the other); "async" gives every environment a process.
         steps: Environment steps to train for, >= 1.
-        seed: Seed of the environments, the weights and the agent's randomness, >= 0.
+        seed: Seed of the environments, the weights and the agent's randomness, in [0, 2^32).
         device: Where the agent lives; "auto" is a GPU when there is one.
         threads: Threads of torch's CPU kernels, >= 1; more than 1 rarely pays for networks of this size.
         compile: "on" makes loss and gradient one compiled graph, which is faster and takes seconds to start (more the
             first time); "auto" does so where the run is long enough to earn them back and a compiler is there.
-        log_every: Steps between two rows of metrics.csv, >= 1.
-        eval_every: Steps between two evaluations of the greedy policy; 0 for none but the last. The model that
-            evaluates best is kept as best.safetensors.
+        log_every: Steps between two rows of metrics.csv, >= 1; one more comes with the last evaluation.
+        eval_every: Steps between two evaluations of the greedy policy; 0 for none but the last. The model that does
+            best in them is kept as best.safetensors.
         eval_episodes: Episodes of each evaluation, >= 1.
-        checkpoint_every: Steps between two checkpoints; 0 for none but the last.
+        checkpoint_every: Steps between two checkpoints; 0 for none but those at the end, at a signal and at an
+            environment's fault.
         tensorboard: Write TensorBoard event files.
         progress: Show the progress bar.
         run_dir: Where run directories go: <run_dir>/<env>/<agent>/<name>-s<seed>/.
@@ -125,10 +147,11 @@ def train(
         The run directory. Where one of that name exists, a new one is made: <name>-2-s<seed>, and so on.
 
     Raises:
+        TypeError: An argument of another type; no run directory is left.
         ValueError: An argument that is unknown or out of range; no run directory is left.
-        EnvironmentFault: An environment raised, or returned a number that is not finite; resume goes on from the last
-            checkpoint.
-        DivergedError: A loss is no longer finite; the last checkpoint is kept.
+        EnvironmentFault: An environment raised, or returned a number that is not finite; a checkpoint was written
+            that resume goes on from, with new episodes.
+        DivergedError: A loss or an action is no longer finite; the last checkpoint is kept.
         Interrupted: SIGINT or SIGTERM came, and a checkpoint was written.
     """
     settings = Settings(
@@ -138,7 +161,7 @@ def train(
         vectorization=vectorization,
         steps=steps,
         seed=seed,
-        device=_device(device),
+        device=choose_device("train", device),
         threads=threads,
         compile=_compile(compile, agent, steps, num_envs, device),
         log_every=log_every,
@@ -149,14 +172,14 @@ def train(
     )
     if not re.fullmatch(r"[\w.,=+-]+", name):
         raise ValueError(f"train: name must consist of letters, digits and ._,=+-, got {name!r}")
-    config = {"agent": describe(agent), **asdict(settings)}
-    with _threads(threads), _signals() as stop:
-        envs = Envs(make_vec(env, num_envs, vectorization=vectorization, env_kwargs=env_kwargs), settings.device)
+    config = dump_config({"agent": describe(agent), **describe(asdict(settings), objects=False)})
+    with _threads(settings.threads), _signals() as stop:
+        envs = _make_envs(settings, settings.num_envs)
         try:
-            agent.build(envs.spec, device=settings.device, seed=seed, compiled=settings.compile == "on")
-            envs.reset(seed)
+            agent.build(envs.spec, device=settings.device, seed=settings.seed, compiled=settings.compile == "on")
+            envs.reset(settings.seed)
             run = _new_run(Path(run_dir), settings, type(agent).__name__.lower(), name)
-            write_atomic(run / "config.yaml", dump_config(config).encode())
+            write_atomic(run / "config.yaml", config.encode())
             tracker = Tracker(run, agent, list(agent.status()), tensorboard=tensorboard)
             _Run(run, agent, envs, settings, tracker, stop).go(progress=progress)
         finally:
@@ -179,30 +202,33 @@ def resume(run: Path | str, *, steps: int | None = None, progress: bool = True) 
         The run directory.
 
     Raises:
-        ValueError: Not a run directory, or no checkpoint in it.
+        ValueError: Not a run directory, no checkpoint in it, or one that does not fit the configuration.
+        EnvironmentFault: As in :func:`train`; so are the other errors of a run.
     """
     run = Path(run)
     config = load_config(run / "config.yaml")
     if steps is not None:
         config["steps"] = steps
+    settings = Settings.from_config(config)
+    choose_device("resume", settings.device)
     agent = make_agent(config["agent"])
-    settings = Settings(**{key: value for key, value in config.items() if key != "agent"})
     state = load_checkpoint(run / "checkpoint.pt", torch.device("cpu"))
     with _threads(settings.threads), _signals() as stop:
-        env = make_vec(
-            settings.env, settings.num_envs, vectorization=settings.vectorization, env_kwargs=settings.env_kwargs
-        )
-        envs = Envs(env, settings.device)
+        envs = _make_envs(settings, settings.num_envs)
         try:
             agent.build(envs.spec, device=settings.device, seed=settings.seed, compiled=settings.compile == "on")
-            agent.load_state_dict(state["agent"])
+            _restore(agent, state["agent"], run)
             envs.load_state_dict(state["envs"], seed=settings.seed + int(state["envs"]["steps"]))
             if state["envs"]["env"] is None:
                 agent.cut()
             if steps is not None:
                 write_atomic(run / "config.yaml", dump_config(config).encode())
             tracker = Tracker(
-                run, agent, list(agent.status()), tensorboard=settings.tensorboard, purge_step=envs.steps + 1
+                run,
+                agent,
+                list(agent.status()),
+                tensorboard=settings.tensorboard,
+                purge_step=int(state["tracker"]["logged"]) + 1,
             )
             tracker.load_state_dict(state["tracker"], envs.steps)
             _Run(run, agent, envs, settings, tracker, stop).go(progress=progress)
@@ -211,20 +237,26 @@ def resume(run: Path | str, *, steps: int | None = None, progress: bool = True) 
     return run
 
 
-def _device(name: str) -> str:
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    if name == "cuda" and not torch.cuda.is_available():
-        raise ValueError("train: device is cuda, but torch finds no GPU")
-    return name
+def _make_envs(settings: Settings, num_envs: int) -> Envs:
+    env = make_vec(settings.env, num_envs, vectorization=settings.vectorization, env_kwargs=settings.env_kwargs)
+    return Envs(env, settings.device)
+
+
+def _restore(agent: Agent, state: dict[str, Any], run: Path) -> None:
+    try:
+        agent.load_state_dict(state)
+    except (KeyError, ValueError, RuntimeError) as error:
+        why = " ".join(str(error).split())
+        raise ValueError(f"{run / 'checkpoint.pt'} does not fit the agent of config.yaml: {why}") from error
 
 
 def _compile(choice: str, agent: Agent, steps: int, num_envs: int, device: str) -> Literal["on", "off"]:
     """Resolve "auto": compile where that saves more time than it takes."""
+    check_choice("train", "compile", choice, ("auto", "on", "off"))
     if choice != "auto":
         return "on" if choice == "on" else "off"
     long_enough = agent.count_updates(steps, num_envs) >= UPDATES_WORTH_COMPILING
-    compiler = _device(device) == "cuda" or shutil.which(os.environ.get("CXX", "g++")) is not None
+    compiler = choose_device("train", device) == "cuda" or shutil.which(os.environ.get("CXX", "g++")) is not None
     return "on" if long_enough and compiler else "off"
 
 
@@ -299,8 +331,7 @@ class _Run:
         print(_headline(self.agent, self.envs, self.settings), file=sys.stderr)
         bar = Progress(self.settings.steps, self.envs.steps, enabled=progress)
         try:
-            self._loop(bar)
-            self._checkpoint()
+            evaluation = self._go(bar)
         except (EnvironmentFault, DivergedError) as error:
             kept = (
                 "the last checkpoint is kept" if (self.run / "checkpoint.pt").exists() else "there is no checkpoint yet"
@@ -309,17 +340,36 @@ class _Run:
         finally:
             bar.close()
             self.tracker.close()
-        if self.stop.number is not None:
-            raise Interrupted(self.stop.number, self.run)
-        evaluation = self._evaluate()
         print(f"evaluation: {evaluation}\nrun: {self.run}")
 
-    def _loop(self, bar: Progress) -> None:
+    def _go(self, bar: Progress) -> Evaluation:
+        """Train and evaluate; what stops it half-way leaves a checkpoint, unless the agent itself has diverged."""
+        try:
+            self._train(bar)
+            self._checkpoint()
+            # The last row comes after the checkpoint, so that a run which is continued does not hold it.
+            return self._evaluate_and_log()
+        except (Interrupted, EnvironmentFault):
+            self._checkpoint()
+            raise
+
+    def _train(self, bar: Progress) -> None:
         agent, envs, tracker, settings = self.agent, self.envs, self.tracker, self.settings
-        next_log = _next(envs.steps, settings.log_every)
         next_checkpoint = _next(envs.steps, settings.checkpoint_every)
-        next_evaluation = _next(envs.steps, settings.eval_every)
-        while envs.steps < settings.steps and self.stop.number is None:
+        next_row = self._next_row()
+        while envs.steps < settings.steps:
+            self._check_signals()
+            # What is due comes before the step, so that a run which was stopped here does it when it goes on.
+            if envs.steps >= next_row:
+                if envs.steps >= self._next_evaluation():
+                    self._evaluate_and_log()
+                else:
+                    tracker.log(envs.steps, agent.status(), {})
+                next_row = self._next_row()
+            if envs.steps >= next_checkpoint:
+                self._checkpoint()
+                next_checkpoint = _next(envs.steps, settings.checkpoint_every)
+
             before = envs.steps
             transitions = envs.step(agent.act(envs.observation))
             agent.observe(transitions)
@@ -328,18 +378,24 @@ class _Run:
                 tracker.episode(episode_return, length)
             bar.update(envs.steps - before, tracker, agent.status)
 
-            if envs.steps >= min(next_log, next_evaluation):
-                evaluation: Mapping[str, float] = {}
-                if envs.steps >= next_evaluation:
-                    result = self._evaluate()
-                    self._keep_best(result)
-                    evaluation = {"eval_return_mean": result.mean, "eval_return_std": result.std}
-                tracker.log(envs.steps, agent.status(), evaluation)
-                next_log = _next(envs.steps, settings.log_every)
-                next_evaluation = _next(envs.steps, settings.eval_every)
-            if envs.steps >= next_checkpoint:
-                self._checkpoint()
-                next_checkpoint = _next(envs.steps, settings.checkpoint_every)
+    def _next_evaluation(self) -> float:
+        return _next(self.tracker.logged, self.settings.eval_every)
+
+    def _next_row(self) -> float:
+        return min(_next(self.tracker.logged, self.settings.log_every), self._next_evaluation())
+
+    def _check_signals(self) -> None:
+        if self.stop.number is not None:
+            raise Interrupted(self.stop.number, self.run)
+
+    def _evaluate_and_log(self) -> Evaluation:
+        """Evaluate, keep the model where it is the best of the evaluations that eval_every asks for, write a row."""
+        evaluation = self._evaluate()
+        if self.envs.steps >= self._next_evaluation():
+            self._keep_best(evaluation)
+        numbers = {"eval_return_mean": evaluation.mean, "eval_return_std": evaluation.std}
+        self.tracker.log(self.envs.steps, self.agent.status(), numbers)
+        return evaluation
 
     def _keep_best(self, evaluation: Evaluation) -> None:
         """Save the model that evaluated best so far beside the last one."""
@@ -361,15 +417,15 @@ class _Run:
     def _evaluate(self) -> Evaluation:
         """Play greedy episodes in environments of their own; training notices nothing."""
         settings = self.settings
-        env = make_vec(
-            settings.env,
-            min(settings.eval_episodes, MAX_ENVS),
-            vectorization=settings.vectorization,
-            env_kwargs=settings.env_kwargs,
-        )
-        envs = Envs(env, settings.device)
+        envs = _make_envs(settings, min(settings.eval_episodes, MAX_ENVS))
         try:
-            return play(self.agent, envs, settings.eval_episodes, seed=settings.seed + EVALUATION_SEED_OFFSET)
+            return play(
+                self.agent,
+                envs,
+                settings.eval_episodes,
+                seed=settings.seed + EVALUATION_SEED_OFFSET,
+                before_step=self._check_signals,
+            )
         finally:
             envs.close()
 

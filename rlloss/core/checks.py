@@ -157,6 +157,15 @@ def check_number(
         raise ValueError(f"{function}: {name} must be in {left}{low:g}, {high:g}{right}, got {value!r}")
 
 
+def check_integer(function: str, name: str, value: int, *, low: int = 0, high: int | None = None) -> None:
+    """Raise a TypeError unless ``value`` is an int, a ValueError unless it is between ``low`` and ``high``."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{function}: {name} must be an integer, got {value!r} ({type(value).__name__})")
+    if value < low or (high is not None and value > high):
+        wanted = f">= {low}" if high is None else f"in [{low}, {high}]"
+        raise ValueError(f"{function}: {name} must be {wanted}, got {value}")
+
+
 def check_positive(function: str, **numbers: float) -> None:
     """Raise a ValueError unless every number is finite and greater than zero."""
     for name, value in numbers.items():

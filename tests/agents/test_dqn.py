@@ -160,8 +160,10 @@ def test_the_loss_by_hand(double: bool, target: float) -> None:
     assert_close(metrics["loss"], loss)
     assert_close(metrics["q_value"], torch.tensor(3.0))
     assert_close(metrics["td_error"], errors.abs().mean())
-    masked, _ = agent.compute_loss(batch(torch.tensor([True, False])))
+    masked, metrics = agent.compute_loss(batch(torch.tensor([True, False])))
     assert_close(masked, errors[0].square())
+    assert_close(metrics["q_value"], torch.tensor(1.5))
+    assert_close(metrics["td_error"], errors[0].abs())
     (gradient,) = torch.autograd.grad(loss, [agent.network.advantage.weight])
     assert_close(gradient, torch.tensor([[0.0, -errors[1]], [-errors[0], 0.0]]))  # [action, state]
 
@@ -277,10 +279,11 @@ def test_cut_before_anything_was_observed_and_after() -> None:
         ("replay_capacity", 10), ("learning_starts", -1), ("epsilon_steps", -1), ("target_update_every", 0),
         ("target_update_rate", 0.0), ("target_update_rate", 1.1), ("epsilon_start", 1.1), ("epsilon_end", -0.1),
         ("hidden_sizes", [8, 0]), ("max_grad_norm", 0.0), ("optimizer", "Nothing"), ("optimizer_args", {"x": 1}),
+        ("batch_size", 64.5), ("hidden_sizes", [32.5]), ("activation", "gelu"), ("loss", MSELoss()),
     ],
 )  # fmt: skip
 def test_arguments_out_of_range(argument: str, value: Any) -> None:
-    with pytest.raises(ValueError, match=rf"^DQN.*{argument.removesuffix('_args')}"):
+    with pytest.raises((ValueError, TypeError), match=rf"^DQN.*{argument.removesuffix('_args')}"):
         DQN(**{argument: value})
 
 

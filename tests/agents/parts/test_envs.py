@@ -13,7 +13,8 @@ import torch
 from gymnasium import spaces
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
 
-from agents.parts.envs import EnvironmentFault, Envs, can_capture, make_vec, spec_of
+from agents.parts.envs import Envs, can_capture, make_vec, spec_of
+from agents.parts.errors import EnvironmentFault
 from agents.parts.spaces import Box, Discrete
 from agents.parts.transition import Transitions
 from tests.agents.worlds import (

@@ -68,11 +68,32 @@ def test_bytes_are_divided_by_255_and_integers_are_one_hot() -> None:
 
 @pytest.mark.parametrize(
     ("shape", "image"),
-    [((84, 84, 4), True), ((4, 84, 84), True), ((36, 36, 1), True), ((35, 36, 3), False), ((84, 84), False)],
+    [
+        ((84, 84, 4), True),
+        ((4, 84, 84), True),
+        ((36, 36, 1), True),
+        ((35, 36, 3), False),
+        ((84, 90), True),
+        ((35, 84), False),
+    ],
 )
 def test_what_is_an_image(shape: tuple[int, ...], image: bool) -> None:
     assert is_image(Box(shape, torch.uint8)) == image
     assert not is_image(Discrete(3))
+    assert not is_image(Box((84, 84), torch.float32)), "a table of numbers"
+
+
+def test_grey_images_need_no_channel() -> None:
+    grey, _ = make_encoder(Box((84, 90), torch.uint8), [1], "tanh")
+    one, _ = make_encoder(Box((1, 84, 90), torch.uint8), [1], "tanh")
+    one.load_state_dict(dict(zip(one.state_dict(), grey.state_dict().values(), strict=True)))
+    pixels = torch.randint(256, (2, 84, 90), dtype=torch.uint8)
+    assert_close(grey(pixels), one(pixels.unsqueeze(1)))
+
+
+def test_what_is_no_image_of_one_frame() -> None:
+    with pytest.raises(ValueError, match=r"observations of shape \(4, 84, 84, 3\) are no image, wanted \(H, W\)"):
+        make_encoder(Box((4, 84, 84, 3), torch.uint8), [1], "relu")
 
 
 @pytest.mark.parametrize("size", [(84, 84), (36, 50)])

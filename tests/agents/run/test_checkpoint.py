@@ -11,8 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from agents.run import checkpoint
-from agents.run.checkpoint import load_checkpoint, load_model, save_checkpoint, save_model, write_atomic
+from agents.run.checkpoint import load_checkpoint, load_model, replacing, save_checkpoint, save_model, write_atomic
 
 CPU = torch.device("cpu")
 
@@ -21,40 +20,32 @@ class Crash(BaseException):
     """Not even an Exception: as a KeyboardInterrupt would."""
 
 
-class HalfWritten:
-    """A file that takes half of what it is given, and then crashes."""
-
-    def __init__(self, descriptor: int, mode: str) -> None:
-        self.file = open(descriptor, mode)  # noqa: SIM115
-
-    def __enter__(self) -> HalfWritten:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.file.close()
-
-    def write(self, content: bytes) -> None:
-        self.file.write(content[: len(content) // 2])
-        raise Crash
-
-
 def crash(*arguments: Any, **options: Any) -> None:
     raise Crash
 
 
-@pytest.mark.parametrize(("name", "replacement"), [("replace", crash), ("fsync", crash), ("fdopen", HalfWritten)])
+@pytest.mark.parametrize("where", ["write", "fsync", "replace"])
 @pytest.mark.parametrize("old", [b"old", None])
 def test_crash_leaves_the_old_file_and_nothing_else(
-    name: str, replacement: Any, old: bytes | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    where: str, old: bytes | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "file"
     if old is not None:
         write_atomic(path, old)
-    monkeypatch.setattr(checkpoint.os, name, replacement)  # type: ignore[attr-defined]
-    with pytest.raises(Crash):
-        write_atomic(path, b"new content")
+    if where != "write":
+        monkeypatch.setattr(os, where, crash)
+    with pytest.raises(Crash), replacing(path) as file:
+        file.write(b"new con")
+        if where == "write":
+            raise Crash
     assert list(tmp_path.iterdir()) == ([] if old is None else [path])
     assert old is None or path.read_bytes() == old
+
+
+def test_what_a_killed_process_left_is_overwritten(tmp_path: Path) -> None:
+    (tmp_path / ".file.part").write_bytes(b"the first half of something long")
+    write_atomic(tmp_path / "file", b"new")
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"file": b"new"}
 
 
 def test_new_content_is_there_before_it_takes_the_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

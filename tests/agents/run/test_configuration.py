@@ -173,9 +173,9 @@ def test_one_line_of_real_errors(arguments: str, parts: list[str]) -> None:
     [
         (None, "is not a run directory"),
         ("agent: [", "is not valid YAML"),
-        ("- 1\n", "it must name agent, env and num_envs"),
-        ("env: CartPole-v1\n", "it must name agent, env and num_envs"),
-        ("", "it must name agent, env and num_envs"),
+        ("- 1\n", "it must name agent, env, env_kwargs, num_envs, steps, vectorization"),
+        ("env: CartPole-v1\n", "it must name agent, env, env_kwargs, num_envs, steps, vectorization"),
+        ("", "it must name agent, env, env_kwargs, num_envs, steps, vectorization"),
         ("agent: !!python/object/apply:os.system [true]\n", "is not valid YAML"),
         (b"\xff\xfe\x00", "is not valid YAML"),
     ],

@@ -68,6 +68,20 @@ def test_short_episodes_are_not_favoured(episodes: int, expected: list[int]) -> 
     assert result.episodes == episodes
 
 
+def test_an_episode_without_end_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(evaluation, "MAX_EPISODE_STEPS", 25)
+    envs = Envs(make_vec("Length-v0", 4))
+    with pytest.warns(UserWarning, match="an episode was cut after 25 steps"):
+        result = play(dqn().build(envs.spec), envs, 8, seed=0)
+    assert sorted(result.returns) == [1, 1, 11, 11, 21, 21, 25], "the last environment plays no second episode"
+
+
+def test_exploration_is_that_of_the_end_of_training(tmp_path: Path) -> None:
+    agent = dqn(epsilon_start=1.0, epsilon_end=0.0, epsilon_steps=50)
+    run = train(agent, "CartPole-v1", steps=100, progress=False, tensorboard=False, run_dir=str(tmp_path))
+    assert evaluate(run, episodes=5, greedy=False).returns == evaluate(run, episodes=5).returns
+
+
 @pytest.mark.parametrize("n", [2, 3, 10, 100])
 def test_interval_is_student_s(n: int) -> None:
     returns = np.random.default_rng(n).normal(30.0, 12.0, n).tolist()
@@ -183,6 +197,14 @@ def test_video_is_filmed(run: Path) -> None:
     film.unlink()
     (run / "videos").rmdir()
     assert result == evaluate(run, episodes=2)
+
+
+@pytest.mark.parametrize(
+    "changes", [{"seed": -1}, {"seed": 2**32}, {"device": "tpu"}, {"model": "first"}, {"episodes": 2.5}]
+)
+def test_arguments_out_of_range(changes: dict[str, Any], run: Path) -> None:
+    with pytest.raises((ValueError, TypeError), match=f"evaluate: {next(iter(changes))} must be"):
+        evaluate(run, **changes)
 
 
 @pytest.mark.parametrize("episodes", [0, -3])

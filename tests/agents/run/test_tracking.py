@@ -11,7 +11,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from agents.run.tracking import RECENT_EPISODES, WALL_CLOCK, DivergedError, Progress, Tracker
+from agents.parts.errors import DivergedError
+from agents.run.tracking import RECENT_EPISODES, WALL_CLOCK, Progress, Tracker
 from tests.agents.run.probes import a2c, dqn
 
 METRICS = ["loss", "q_value", "td_error", "grad_norm"]
@@ -135,10 +136,10 @@ def test_row_of_the_checkpoint_itself_is_kept(step: int, tmp_path: Path) -> None
 
 @pytest.mark.parametrize("half", ["1", "12,1", "12,1,2.0,2.0,1.0", "12345,1,2"])
 def test_half_written_last_line_is_dropped(half: str, tmp_path: Path) -> None:
-    _, state = _filled(tmp_path)
+    filled, _ = _filled(tmp_path)
     whole = (tmp_path / "metrics.csv").read_text()
     (tmp_path / "metrics.csv").write_text(whole + half)
-    tracker(tmp_path).load_state_dict(state, 99_999)
+    tracker(tmp_path).load_state_dict(filled.state_dict(), 99_999)
     assert (tmp_path / "metrics.csv").read_text() == whole
 
 
@@ -200,10 +201,11 @@ def test_progress_shows_what_is_known(tmp_path: Path, capsys: pytest.CaptureFixt
     t.update(metrics(0.125))
     t.check(10)
     bar.update(40, t, lambda: {"epsilon": 0.25})
-    bar.update(40, t, lambda: {"epsilon": 0.25})
+    bar.update(48, t, lambda: {"epsilon": 0.25})
+    bar.update(8, t, lambda: {"epsilon": 0.25})
     bar.close()
     shown = capsys.readouterr().err
     assert "return=21.0, loss=0.125, epsilon=0.25" in shown
-    assert "90/100" in shown
+    assert "98/100" in shown and "100/100" in shown and "106" not in shown
     Progress(100, 0, enabled=False).update(10, t, dict)
     assert capsys.readouterr().err == ""

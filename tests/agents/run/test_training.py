@@ -8,17 +8,17 @@ import threading
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from agents import A2C, DQN, Agent, resume, train
-from agents.parts.envs import EnvironmentFault
+from agents.parts.errors import DivergedError, EnvironmentFault
 from agents.parts.transition import Transitions
 from agents.run import training
 from agents.run.checkpoint import load_checkpoint
 from agents.run.configuration import load_config
-from agents.run.tracking import DivergedError
 from agents.run.training import Interrupted
 from rlloss import TDLoss
 from rlloss.supervised.regression import MSELoss
@@ -46,6 +46,7 @@ def run(agent: Agent, folder: Path, env: str = "CartPole-v1", **changes: Any) ->
 def assert_same_training(one: Path, other: Path) -> None:
     assert rows(one) == rows(other)
     assert len(rows(one)) == 2 * HALF // EVERY
+    assert rows(one)[-1]["eval_return_mean"], "the last row holds the last evaluation"
     assert rows(one)[-1]["loss"], "no gradient step was taken"
     assert model_bytes(one) == model_bytes(other)
 
@@ -79,7 +80,7 @@ def test_stopping_changes_nothing(name: str, env: str, tmp_path: Path, monkeypat
     whole = run(AGENTS[name](), tmp_path, env)
 
     halved = run(AGENTS[name](), tmp_path, env, steps=HALF)
-    assert len(rows(halved)) == HALF // EVERY
+    assert [int(row["step"]) // 50 for row in rows(halved)] == [2, 4, 6, 8, 9], "the last row is outside the interval"
     assert resume(halved, steps=2 * HALF, progress=False) == halved
     assert_same_training(halved, whole)
 
@@ -177,7 +178,14 @@ def test_run_directories_are_numbered(tmp_path: Path) -> None:
         ({"eval_episodes": 0}, "eval_episodes must be >= 1"),
         ({"eval_every": -1}, "eval_every must be >= 0"),
         ({"checkpoint_every": -1}, "checkpoint_every must be >= 0"),
-        ({"seed": -1}, "seed must be >= 0"),
+        ({"seed": -1}, "seed must be in"),
+        ({"seed": 2**32}, "seed must be in"),
+        ({"compile": "yes"}, "compile must be one of auto, on, off, got 'yes'"),
+        ({"vectorization": "none"}, "vectorization must be one of auto, sync, async, got 'none'"),
+        ({"device": "tpu"}, "device must be one of auto, cpu, cuda, got 'tpu'"),
+        ({"steps": 1e2}, r"steps must be an integer, got 100.0 \(float\)"),
+        ({"threads": True}, "threads must be an integer"),
+        ({"env_kwargs": {"fault": object()}}, "is no plain data"),
         ({"name": "a/b"}, "name must consist of"),
         ({"name": ""}, "name must consist of"),
         ({"env": "NoSuchEnv-v0"}, "NoSuchEnv"),
@@ -187,8 +195,23 @@ def test_run_directories_are_numbered(tmp_path: Path) -> None:
     ],
 )
 def test_bad_argument_leaves_no_run_directory(changes: dict[str, Any], message: str, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((ValueError, TypeError), match=message):
         run(dqn(), tmp_path / "runs", **changes)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_numbers_of_numpy_are_numbers(tmp_path: Path) -> None:
+    agent = dqn(learning_rate=np.float64(1e-3), optimizer_args={"eps": np.float64(1e-7)})
+    left = run(agent, tmp_path, "Probe-v0", seed=np.int64(3), steps=30, env_kwargs={"fault_at": np.int64(0)})
+    resume(left, steps=60, progress=False)
+
+
+def test_loss_that_no_other_process_can_import(tmp_path: Path) -> None:
+    class LocalLoss(MSELoss):
+        pass
+
+    with pytest.raises(ValueError, match="LocalLoss is defined inside a function"):
+        run(dqn(loss=TDLoss(LocalLoss())), tmp_path / "runs")
     assert not (tmp_path / "runs").exists()
 
 
@@ -199,8 +222,7 @@ def test_run_directory_that_cannot_be_made(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("fault", ["raise", "reward", "observation"])
-@pytest.mark.parametrize("checkpoint_every", [0, 60])
-def test_environment_faults_keep_the_checkpoint(fault: str, checkpoint_every: int, tmp_path: Path) -> None:
+def test_environment_faults_leave_a_checkpoint(fault: str, tmp_path: Path) -> None:
     words = {
         "raise": "raised RuntimeError",
         "reward": "reward is not finite",
@@ -208,17 +230,67 @@ def test_environment_faults_keep_the_checkpoint(fault: str, checkpoint_every: in
     }
     env_kwargs = {"fault": fault, "fault_at": 51}
     with pytest.raises(EnvironmentFault) as error:
-        run(dqn(), tmp_path, "Probe-v0", env_kwargs=env_kwargs, checkpoint_every=checkpoint_every)
-    kept = "the last checkpoint is kept" if checkpoint_every else "there is no checkpoint yet"
-    for part in ("environment 1", words[fault], "at step 150", kept):
+        run(dqn(), tmp_path, "Probe-v0", env_kwargs=env_kwargs)
+    for part in ("environment 1", words[fault], "at step 150", "the last checkpoint is kept"):
         assert part in str(error.value)
     (left,) = (tmp_path / "Probe-v0/dqn").iterdir()
-    assert (left / "checkpoint.pt").exists() == (left / "model.safetensors").exists() == bool(checkpoint_every)
-    if checkpoint_every:
-        assert load_checkpoint(left / "checkpoint.pt", CPU)["envs"]["steps"] == 120
-        with pytest.raises(EnvironmentFault, match="at step 150"):  # the same environments, so the same fault
-            resume(left, progress=False)
-        resume(left, steps=130, progress=False)
+    state = load_checkpoint(left / "checkpoint.pt", CPU)["envs"]
+    assert state["steps"] == 150
+    assert state["env"] is None, "what a failed step left of the environments is not to go on from"
+    resume(left, steps=240, progress=False)
+    assert load_checkpoint(left / "checkpoint.pt", CPU)["envs"]["steps"] == 240
+
+
+def test_fault_in_an_evaluation_leaves_a_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*arguments: object, **options: object) -> None:
+        raise EnvironmentFault("environment 0 raised")
+
+    whole = run(dqn(), tmp_path, eval_every=150)
+    with monkeypatch.context() as context:
+        context.setattr(training, "play", fail)
+        with pytest.raises(EnvironmentFault, match="environment 0 raised; the last checkpoint is kept in"):
+            run(dqn(), tmp_path, eval_every=150)
+    (left,) = set(whole.parent.iterdir()) - {whole}
+    assert load_checkpoint(left / "checkpoint.pt", CPU)["envs"]["steps"] in (150, 151)
+    resume(left, progress=False)
+    assert rows(left) == rows(whole)
+
+
+@pytest.mark.parametrize("last", [False, True])
+def test_signal_in_an_evaluation_is_heard(last: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    every = 0 if last else 150
+    whole = run(dqn(), tmp_path, eval_every=every)
+    act, calls = DQN.act, 0
+
+    def act_and_signal(self: DQN, observation: Tensor, *, explore: bool = True) -> Tensor:
+        nonlocal calls
+        calls += not explore
+        if calls == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return act(self, observation, explore=explore)
+
+    monkeypatch.setattr(DQN, "act", act_and_signal)
+    with pytest.raises(Interrupted):
+        run(dqn(), tmp_path, eval_every=every)
+    assert calls == 3
+    (interrupted,) = set(whole.parent.iterdir()) - {whole}
+    steps = load_checkpoint(interrupted / "checkpoint.pt", CPU)["envs"]["steps"]
+    assert steps // EVERY == (2 * HALF if last else 150) // EVERY
+    resume(interrupted, progress=False)
+    assert rows(interrupted) == rows(whole)
+
+
+class WildPolicy(A2C):
+    """Its actions are not finite from the fifth step on."""
+
+    def act(self, observation: Tensor, *, explore: bool = True) -> Tensor:
+        action = super().act(observation, explore=explore)
+        return action * float("nan") if self.steps >= 12 else action
+
+
+def test_action_that_is_not_finite_is_the_agent_s_fault(tmp_path: Path) -> None:
+    with pytest.raises(DivergedError, match="the agent's action is not finite at step 12"):
+        run(WildPolicy(), tmp_path, "Pendulum-v1")
 
 
 class ExplodingLoss(MSELoss):
@@ -263,7 +335,7 @@ def test_evaluation_does_not_change_training(name: str, tmp_path: Path) -> None:
     with_evaluation = {int(row["step"]): row for row in rows(evaluated)}
     seen = [step for step, row in with_evaluation.items() if row["eval_return_mean"]]
     assert len(seen) == 2 * HALF // 150
-    assert not any(row["eval_return_mean"] for row in rows(plain))
+    assert [bool(row["eval_return_mean"]) for row in rows(plain)] == [False] * (len(rows(plain)) - 1) + [True]
     for row in rows(plain)[:1]:  # later rows are means over other intervals
         assert row["loss"] == with_evaluation[int(row["step"])]["loss"]
 
@@ -306,6 +378,25 @@ def test_threads_are_those_of_the_run_and_then_the_caller_s(tmp_path: Path, monk
     with pytest.raises(ValueError, match="NoSuchEnv"):
         run(dqn(), tmp_path, "NoSuchEnv-v0", threads=2)
     assert torch.get_num_threads() == 1
+
+
+def test_resume_refuses_what_does_not_fit(tmp_path: Path) -> None:
+    left = run(dqn(), tmp_path, steps=30)
+    config = (left / "config.yaml").read_text()
+    for old, new, message in [
+        ("- 16\n", "- 8\n", "does not fit the agent of config.yaml"),
+        ("log_every", "log_evry", "settings missing or unknown: log_every, log_evry"),
+        ("device: cpu", "device: cuda", "resume: device is cuda, but torch finds no GPU"),
+        ("steps: 30", "steps: many", "steps must be an integer"),
+    ]:
+        assert old in config
+        (left / "config.yaml").write_text(config.replace(old, new))
+        with pytest.raises(ValueError, match=message):
+            resume(left, progress=False)
+    (left / "config.yaml").write_text(config)
+    (left / "checkpoint.pt").write_bytes((left / "checkpoint.pt").read_bytes()[:-100])
+    with pytest.raises(ValueError, match="is not a checkpoint, or is damaged"):
+        resume(left, progress=False)
 
 
 def test_resume_needs_a_checkpoint(tmp_path: Path) -> None:

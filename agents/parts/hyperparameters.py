@@ -1,0 +1,44 @@
+"""Checks of the hyper-parameters that agents have in common: they end in one clear line before a run begins."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, get_args
+
+from torch import nn
+
+from agents.parts.networks import Activation
+from agents.parts.optimization import check_optimizer
+from rlloss.core.checks import check_choice, check_integer, check_number, check_positive
+
+
+def check_loss(owner: str, name: str, loss: nn.Module, wanted: type[nn.Module]) -> None:
+    """Raise a TypeError for a loss of another kind, a ValueError for one that reduces to no number."""
+    if not isinstance(loss, wanted):
+        raise TypeError(f"{owner}: {name} must be a {wanted.__name__}, got {type(loss).__name__}")
+    if not hasattr(loss, "reduction"):  # a TDLoss leaves it to its criterion
+        loss, name = getattr(loss, "criterion", loss), f"{name}.criterion"
+    if getattr(loss, "reduction", "mean") == "none":
+        raise ValueError(f"{owner}: {name}.reduction must be mean or sum, got none")
+
+
+def check_learning(
+    owner: str,
+    *,
+    discount: float,
+    hidden_sizes: Sequence[int],
+    activation: Activation,
+    optimizer: str,
+    learning_rate: float,
+    optimizer_args: Mapping[str, Any],
+    max_grad_norm: float | None,
+) -> None:
+    """Raise a TypeError or ValueError for what no agent can learn with."""
+    check_number(owner, "discount", discount, low=0.0, high=1.0)
+    for size in hidden_sizes:
+        check_integer(owner, "hidden_sizes", size, low=1)
+    check_choice(owner, "activation", activation, get_args(Activation))
+    check_positive(owner, learning_rate=learning_rate)
+    if max_grad_norm is not None:
+        check_positive(owner, max_grad_norm=max_grad_norm)
+    check_optimizer(owner, optimizer, learning_rate, optimizer_args)
