@@ -156,13 +156,12 @@ def _mined_triplet(x: Tensor) -> dict[str, Tensor]:
     return {"embeddings": embeddings, "labels": torch.tensor([0, 0, 1])}
 
 
-def _policy(*, probability: bool = True, old: bool = False, **others: Tensor) -> Drawing:
-    """Over the ratio, x is the new log-probability and the old one is 0; over the probability, x is its logit."""
-    past = {"old_log_prob": _column(0)} if old else {}
-    inputs: dict[str, Inputs] = {"ratio": lambda x: {"log_prob": _column(x), **past, **others}}
-    if probability:
-        inputs = {"probability": lambda x: {"log_prob": torch.nn.functional.logsigmoid(_column(x)), **others}, **inputs}
-    return Drawing(inputs, settable=tuple(others))
+def _log_prob(x: Tensor) -> dict[str, Tensor]:
+    return {"log_prob": _column(x), "advantage": _ONE}
+
+
+def _log_prob_of_logit(x: Tensor) -> dict[str, Tensor]:
+    return _log_prob(torch.nn.functional.logsigmoid(x))
 
 
 DRAWINGS: dict[str, Drawing] = {
@@ -227,14 +226,11 @@ DRAWINGS: dict[str, Drawing] = {
     "nt_xent_loss": _pairs("z1", "z2"),
     "multiple_negatives_ranking_loss": _pairs("anchors", "positives"),
     "supervised_contrastive_loss": Drawing({"angle": _two_of_each}),
-    "policy_gradient_loss": _policy(advantage=_ONE),
-    "clipped_surrogate_loss": _policy(probability=False, old=True, advantage=_ONE),
-    "advantage_weighted_regression_loss": _policy(advantage=_ONE),
-    "policy_kl_penalty": _policy(probability=False, old=True),
-    "entropy_loss": Drawing({"probability": lambda x: {"logits": _row(x, 0)}}, "2 actions"),
-    "all_action_policy_gradient_loss": Drawing(
-        {"probability": lambda x: {"logits": _row(x, 0), "q": _row(1, 0)}}, "action values 1 and 0"
+    "policy_gradient_loss": Drawing({"probability": _log_prob_of_logit, "ratio": _log_prob}, settable=("advantage",)),
+    "clipped_surrogate_loss": Drawing(
+        {"ratio": lambda x: {**_log_prob(x), "old_log_prob": _column(0)}}, settable=("advantage",)
     ),
+    "entropy_loss": Drawing({"probability": lambda x: {"logits": _row(x, 0)}}, "2 actions"),
 }
 
 # Hyper-parameters that the inputs above decide, or that cannot be written as text; the others can be set.

@@ -23,6 +23,7 @@ from rlloss.core.checks import (
     check_choice,
     check_float,
     check_indices,
+    check_integer,
     check_labels,
     check_mask,
     check_non_negative,
@@ -62,9 +63,16 @@ def _cosines(embeddings: Tensor, classes: Tensor) -> Tensor:
 
 
 def _cross_entropy(logits: Tensor, target: Tensor, target_logit: Tensor) -> Tensor:
-    """Cross-entropy with the true class's logit replaced."""
-    logits = logits.scatter(1, target.unsqueeze(1), target_logit.unsqueeze(1))
+    """Cross-entropy of logits ``(N, C)`` with those of the true classes replaced by ``target_logit``, ``(N, 1)``."""
+    logits = logits.scatter(1, target.unsqueeze(1), target_logit)
     return F.cross_entropy(logits, target, reduction="none")
+
+
+def _class_vectors(owner: str, num_classes: int, embedding_dim: int) -> nn.Parameter:
+    """A vector for each class, yet without values."""
+    check_integer(owner, "num_classes", num_classes, low=1)
+    check_integer(owner, "embedding_dim", embedding_dim, low=1)
+    return nn.Parameter(torch.empty(num_classes, embedding_dim))
 
 
 class _ClassWeightLoss(Loss):
@@ -72,11 +80,9 @@ class _ClassWeightLoss(Loss):
 
     def __init__(self, num_classes: int, embedding_dim: int, *, reduction: Reduction) -> None:
         super().__init__(reduction=reduction)
-        check_number(type(self).__name__, "num_classes", num_classes, low=1)
-        check_number(type(self).__name__, "embedding_dim", embedding_dim, low=1)
+        self.class_weight = _class_vectors(type(self).__name__, num_classes, embedding_dim)
         self.num_classes = num_classes
         self.embedding_dim = embedding_dim
-        self.class_weight = nn.Parameter(torch.empty(num_classes, embedding_dim))
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -137,9 +143,9 @@ def aam_loss(
     embeddings, target, class_weight = _prepare("aam_loss", embeddings, target, "class_weight", class_weight, mask)
     unit, classes = unit_vectors(embeddings), unit_vectors(class_weight)
     towards = classes[target]
-    cosine = (unit * towards).sum(-1)
+    cosine = (unit * towards).sum(-1, keepdim=True)
     # sqrt(1 - cosine^2) has an infinite slope at +-1; the length of what is at right angles to the class has not.
-    sine = norms(unit - cosine.unsqueeze(1) * towards).squeeze(1)
+    sine = norms(unit - cosine * towards)
     with_margin = cosine * math.cos(margin) - sine * math.sin(margin)
     if easy_margin:
         with_margin = torch.where(cosine > 0.0, with_margin, cosine)
@@ -233,7 +239,7 @@ def cosface_loss(
     _check_cosface("cosface_loss", scale, margin)
     embeddings, target, class_weight = _prepare("cosface_loss", embeddings, target, "class_weight", class_weight, mask)
     cosines = _cosines(unit_vectors(embeddings), unit_vectors(class_weight))
-    cosine = cosines.gather(1, target.unsqueeze(1)).squeeze(1)
+    cosine = cosines.gather(1, target.unsqueeze(1))
     loss = _cross_entropy(scale * cosines, target, scale * (cosine - margin))
     return reduce_loss("cosface_loss", loss, weight=weight, mask=mask, reduction=reduction)
 
@@ -272,9 +278,7 @@ class CosFaceLoss(_ClassWeightLoss):
 
 
 def _check_sphereface(function: str, margin: int, scale: float | None, annealing: float) -> None:
-    if isinstance(margin, bool) or not isinstance(margin, int):
-        raise TypeError(f"{function}: margin must be an int, got {type(margin).__name__}")
-    check_number(function, "margin", margin, low=1)
+    check_integer(function, "margin", margin, low=1)
     if scale is not None:
         check_positive(function, scale=scale)
     check_non_negative(function, annealing=annealing)
@@ -346,10 +350,10 @@ def sphereface_loss(
         "sphereface_loss", embeddings, target, "class_weight", class_weight, mask
     )
     cosines = _cosines(unit_vectors(embeddings), unit_vectors(class_weight))
-    cosine = cosines.gather(1, target.unsqueeze(1)).squeeze(1)
+    cosine = cosines.gather(1, target.unsqueeze(1))
     with_margin = (annealing * cosine + _psi(cosine, margin)) / (1.0 + annealing)
-    factor = norms(embeddings) if scale is None else torch.full_like(embeddings[:, :1], scale)
-    loss = _cross_entropy(factor * cosines, target, factor.squeeze(1) * with_margin)
+    factor = norms(embeddings) if scale is None else scale
+    loss = _cross_entropy(factor * cosines, target, factor * with_margin)
     return reduce_loss("sphereface_loss", loss, weight=weight, mask=mask, reduction=reduction)
 
 
@@ -434,11 +438,9 @@ class CenterLoss(Loss):
 
     def __init__(self, num_classes: int, embedding_dim: int, *, reduction: Reduction = "mean") -> None:
         super().__init__(reduction=reduction)
-        check_number("CenterLoss", "num_classes", num_classes, low=1)
-        check_number("CenterLoss", "embedding_dim", embedding_dim, low=1)
+        self.centers = _class_vectors("CenterLoss", num_classes, embedding_dim)
         self.num_classes = num_classes
         self.embedding_dim = embedding_dim
-        self.centers = nn.Parameter(torch.empty(num_classes, embedding_dim))
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -455,7 +457,7 @@ class CenterLoss(Loss):
 GE2EVariant = Literal["softmax", "contrast"]
 
 
-def _check_ge2e(embeddings: Tensor, mask: Tensor | None, **scalars: Tensor | float) -> None:
+def _check_ge2e(embeddings: Tensor, scale: Tensor | float, bias: Tensor | float, mask: Tensor | None) -> None:
     check_float("ge2e_loss", embeddings=embeddings)
     if embeddings.ndim != 3 or embeddings.shape[1] < 2:
         raise ValueError(
@@ -463,12 +465,12 @@ def _check_ge2e(embeddings: Tensor, mask: Tensor | None, **scalars: Tensor | flo
             f"got {tuple(embeddings.shape)}"
         )
     check_mask("ge2e_loss", mask, tuple(embeddings.shape[:2]))
-    for name, scalar in scalars.items():
+    for name, scalar, low in (("scale", scale, 0.0), ("bias", bias, -math.inf)):
         if isinstance(scalar, Tensor):
             check_float("ge2e_loss", **{name: scalar})
             check_shape("ge2e_loss", name, scalar, (), "a scalar")
         else:
-            check_number("ge2e_loss", name, scalar)
+            check_number("ge2e_loss", name, scalar, low=low, low_open=True)
 
 
 def ge2e_loss(
@@ -500,7 +502,8 @@ def ge2e_loss(
         Scalar, or ``(speakers, utterances)`` for ``"none"``; in nats (softmax) or in [0, 2] (contrast).
 
     Raises:
-        ValueError: Shapes that do not fit, a wrong dtype, fewer than 2 utterances, an unknown variant or reduction.
+        ValueError: Shapes that do not fit, a wrong dtype, fewer than 2 utterances, a number <= 0 for ``scale``, an
+            unknown variant or reduction.
 
     Reference:
         Wan et al., "Generalized End-to-End Loss for Speaker Verification", ICASSP 2018.
@@ -513,7 +516,7 @@ def ge2e_loss(
         tensor(0.7689)
     """
     check_choice("ge2e_loss", "variant", variant, ("softmax", "contrast"))
-    _check_ge2e(embeddings, mask, scale=scale, bias=bias)
+    _check_ge2e(embeddings, scale, bias, mask)
     (embeddings,) = promote(embeddings)
     scale, bias = (x.to(embeddings.dtype) if isinstance(x, Tensor) else x for x in (scale, bias))
     speakers, utterances, _ = embeddings.shape

@@ -371,18 +371,26 @@ class HingeEmbeddingLoss(Loss):
 
 
 def _check_rows(function: str, **embeddings: Tensor) -> None:
-    """Raise a ValueError unless the tensors are floating-point and have one shape ``(N, D)``."""
+    """Raise a ValueError unless the tensors are floating-point and of shape ``(N, D)``."""
     check_float(function, **embeddings)
-    check_same_shape(function, **embeddings)
     for name, tensor in embeddings.items():
         if tensor.ndim != 2:
             raise ValueError(f"{function}: {name} must have shape (N, D), got {tuple(tensor.shape)}")
 
 
-def _check_negatives(function: str, negatives: Tensor, embeddings: Tensor) -> None:
-    _check_rows(function, negatives=negatives)
-    wanted = (negatives.shape[0], embeddings.shape[1])
-    check_shape(function, "negatives", negatives, wanted, "(M, D), with the D of the other embeddings")
+def _unit_rows(
+    function: str, mask: Tensor | None, negatives: Tensor | None = None, **embeddings: Tensor
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Check two sets of embeddings ``(N, D)`` and the negatives ``(M, D)``; convert, fill and normalise them."""
+    _check_rows(function, **embeddings)
+    one, other = _prepare_embeddings(function, mask, **embeddings)
+    if negatives is not None:
+        _check_rows(function, negatives=negatives)
+        wanted = (negatives.shape[0], one.shape[1])
+        check_shape(function, "negatives", negatives, wanted, "(M, D), with the D of the other embeddings")
+        one, other, negatives = promote(one, other, negatives)
+        negatives = unit_vectors(negatives)
+    return unit_vectors(one), unit_vectors(other), negatives
 
 
 def _all_rows(tensor: Tensor, gather: bool) -> Tensor:
@@ -456,19 +464,12 @@ def info_nce_loss(
         tensor([0.6931, 0.6931])
     """
     check_positive("info_nce_loss", temperature=temperature)
-    _check_rows("info_nce_loss", query=query, positive=positive)
-    if negatives is not None:
-        _check_negatives("info_nce_loss", negatives, query)
-        if symmetric:
-            raise ValueError("info_nce_loss: symmetric must be False when negatives are given")
-        query, positive, negatives = promote(query, positive, negatives)
-    query, positive = (
-        unit_vectors(tensor) for tensor in _prepare_embeddings("info_nce_loss", mask, query=query, positive=positive)
-    )
+    if symmetric and negatives is not None:
+        raise ValueError("info_nce_loss: symmetric must be False when negatives are given, got True")
+    query, positive, negatives = _unit_rows("info_nce_loss", mask, negatives, query=query, positive=positive)
     own, scale = _own_columns(query, gather), 1.0 / temperature
     if negatives is not None:
-        columns = unit_vectors(_all_rows(negatives, gather))
-        loss = _contrast(query, positive, columns, None, own[:, :0], scale)
+        loss = _contrast(query, positive, _all_rows(negatives, gather), None, own[:, :0], scale)
     else:
         keep = _all_kept(mask, query.shape[0], gather)
         loss = _contrast(query, positive, _all_rows(positive, gather), keep, own, scale)
@@ -555,8 +556,7 @@ def nt_xent_loss(
         tensor(0.5514)
     """
     check_positive("nt_xent_loss", temperature=temperature)
-    _check_rows("nt_xent_loss", z1=z1, z2=z2)
-    z1, z2 = (unit_vectors(tensor) for tensor in _prepare_embeddings("nt_xent_loss", mask, z1=z1, z2=z2))
+    z1, z2, _ = _unit_rows("nt_xent_loss", mask, z1=z1, z2=z2)
     all1, all2 = _all_rows(z1, gather), _all_rows(z2, gather)
     keep = _all_kept(mask, z1.shape[0], gather)
     own = _own_columns(z1, gather)
@@ -608,7 +608,8 @@ def multiple_negatives_ranking_loss(
     """Multiple negatives ranking: ``-log(exp(c cos(a_i, p_i)) / sum_j exp(c cos(a_i, k_j)))``, ``c = scale``.
 
     The k are the positives of all anchors and the hard negatives. Without the latter this is :func:`info_nce_loss` at
-    ``temperature = 1 / scale``.
+    ``temperature = 1 / scale``. The paper scores with dot products; cosines at a scale of 20 are what the source
+    article's example, ``MultipleNegativesRankingLoss`` of sentence-transformers, does.
 
     Args:
         anchors: ``(N, D)``, floating-point.
@@ -634,18 +635,12 @@ def multiple_negatives_ranking_loss(
         >>> multiple_negatives_ranking_loss(anchors, positives, negatives, scale=1.0)
         tensor(0.7486)
     """
-    check_positive("multiple_negatives_ranking_loss", scale=scale)
     name = "multiple_negatives_ranking_loss"
-    _check_rows(name, anchors=anchors, positives=positives)
-    if negatives is not None:
-        _check_negatives(name, negatives, anchors)
-        anchors, positives, negatives = promote(anchors, positives, negatives)
-    anchors, positives = (
-        unit_vectors(tensor) for tensor in _prepare_embeddings(name, mask, anchors=anchors, positives=positives)
-    )
+    check_positive(name, scale=scale)
+    anchors, positives, negatives = _unit_rows(name, mask, negatives, anchors=anchors, positives=positives)
     columns, keep = _all_rows(positives, gather), _all_kept(mask, anchors.shape[0], gather)
     if negatives is not None:
-        hard = unit_vectors(_all_rows(negatives, gather))
+        hard = _all_rows(negatives, gather)
         columns = torch.cat([columns, hard])
         keep = None if keep is None else F.pad(keep, (0, hard.shape[0]), value=True)
     loss = _contrast(anchors, positives, columns, keep, _own_columns(anchors, gather), scale)
@@ -690,11 +685,9 @@ def _prepare_labelled(
     function: str, embeddings: Tensor, labels: Tensor, mask: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Check, convert and fill embeddings and their labels; return them with the mask, all True without one."""
-    check_float(function, embeddings=embeddings)
-    check_ndim(function, "embeddings", embeddings, 2, "(N, D)")
+    _check_rows(function, embeddings=embeddings)
     check_indices(function, labels=labels)
     check_shape(function, "labels", labels, tuple(embeddings.shape[:1]), "one for each row of embeddings")
-    check_shape(function, "embeddings", embeddings, (*labels.shape, embeddings.shape[-1]), "one row for each label")
     (embeddings,) = _prepare_embeddings(function, mask, embeddings=embeddings)
     kept = torch.ones_like(labels, dtype=torch.bool)
     return embeddings, fill_masked(mask, labels, 0), kept if mask is None else kept & mask
@@ -862,23 +855,21 @@ def _mine(distance: Tensor, positive: Tensor, negative: Tensor, margin: float, m
     """The loss of each anchor from its distances ``(N, M)``; any finite number where there is no triplet."""
     if distance.shape[1] == 0:
         return distance.sum(-1)
-    farthest = distance.where(positive, 0.0).amax(-1)
+    # No distance is as large as what stands for the others: amin would share a gradient among equals.
+    rivals = distance.where(negative, torch.finfo(distance.dtype).max)
     if mining == "hard":
-        nothing = distance.detach().amax(-1, keepdim=True)
-        closest = distance.where(negative, nothing).amin(-1)
-        return torch.relu(farthest - closest + margin)
+        return torch.relu(distance.where(positive, 0.0).amax(-1) - rivals.amin(-1) + margin)
     positives, negatives = positive.to(distance.dtype), negative.to(distance.dtype)
     count = positives.sum(-1).clamp(min=1.0)
     if mining == "semihard":
-        hinge = torch.relu(distance - _semihard_negative(distance, negative) + margin)
+        hinge = torch.relu(distance - _semihard_negative(distance, rivals, negative) + margin)
         return (hinge * positives).sum(-1) / count
     return hinge_pairs(distance, negatives, positives, margin) / (count * negatives.sum(-1).clamp(min=1.0))
 
 
-def _semihard_negative(distance: Tensor, negative: Tensor) -> Tensor:
+def _semihard_negative(distance: Tensor, rivals: Tensor, negative: Tensor) -> Tensor:
     """For each distance, that of the closest negative which is farther, or of the farthest negative."""
-    beyond = torch.finfo(distance.dtype).max
-    ordered = distance.where(negative, beyond).sort(dim=-1).values
+    ordered = rivals.sort(dim=-1).values
     place = torch.searchsorted(ordered.detach(), distance.detach(), right=True)
     last = negative.sum(-1, keepdim=True) - 1
     return ordered.gather(-1, torch.minimum(place, last).clamp(min=0))

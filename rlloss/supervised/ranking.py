@@ -58,7 +58,9 @@ def margin_ranking_loss(
     """Margin ranking loss, elementwise: ``max(0, -y (x1 - x2) + margin)``.
 
     Equal to :func:`torch.nn.functional.margin_ranking_loss`. With ``y = 1`` the first score should be the higher one by
-    ``margin``: ``max(0, m - s+ + s-)``, the form that the source article sums over positive and negative scores.
+    ``margin``: ``max(0, m - s+ + s-)``, the form that the source article sums over positive and negative scores. Its
+    other form, ``max(0, f + margin - f')`` of a true triple's f and a corrupted one's f', is of a score that should be
+    *low* for what is true: give f' first.
 
     Args:
         input1: First scores, any shape, floating-point.
@@ -129,7 +131,8 @@ def pairwise_ranking_loss(
 ) -> Tensor:
     """Pairwise hinge loss of a list: ``sum_ij max(0, margin - y_i (s_i - s_j))``.
 
-    Positives should score higher than everything else, negatives lower, by ``margin``; a pair i = j counts ``margin``.
+    Positives should score higher than everything else, negatives lower, by ``margin``. The source article's sum has all
+    pairs, and so has this: two of one label pull both ways, and a pair i = j counts ``margin``.
     Exact in O(L log L) time and O(L) memory, value and gradient.
 
     Args:
@@ -236,9 +239,9 @@ def pairwise_logistic_loss(
 ) -> Tensor:
     """Pairwise logistic loss of a list: ``sum_ij log(1 + exp(-(y_i - y_j) (s_i - s_j)))``.
 
-    Labels are grades of any number of levels; with 0 and 1 this is twice RankNet's loss. A pair of equal labels has no
-    gradient and counts log 2, in the source article's sum as here; ``ignore_ties`` leaves such pairs out, of the mean's
-    count as well.
+    Labels are grades of any number of levels. A pair of equal labels has no gradient and counts log 2, in the source
+    article's sum as here; ``ignore_ties`` leaves such pairs out, of the mean's count as well. With labels 0 and 1 this
+    is then twice RankNet's loss: each pair is in the sum in both orders.
 
     Args:
         scores: ``(..., L)``, floating-point.

@@ -355,14 +355,18 @@ def test_errors() -> None:
         F.aam_loss(embeddings, target, class_weight[:, :2])
     with pytest.raises(ValueError, match=r"aam_loss: margin must be in \[0, 3.14159\]"):
         F.aam_loss(embeddings, target, class_weight, margin=4.0)
-    with pytest.raises(TypeError, match="sphereface_loss: margin must be an int, got float"):
+    with pytest.raises(TypeError, match=r"sphereface_loss: margin must be an integer, got 1.5 \(float\)"):
         F.sphereface_loss(embeddings, target, class_weight, margin=1.5)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="with at least 2 utterances"):
         F.ge2e_loss(torch.zeros(3, 1, 4), 10.0, -5.0)
     with pytest.raises(ValueError, match=r"ge2e_loss: scale must have shape \(\)"):
         F.ge2e_loss(torch.zeros(3, 2, 4), torch.ones(1), torch.tensor(0.0))
+    with pytest.raises(ValueError, match=r"ge2e_loss: scale must be in \(0, inf\), got -1.0"):
+        F.ge2e_loss(torch.zeros(3, 2, 4), -1.0, 0.0)
+    with pytest.raises(TypeError, match="CenterLoss: embedding_dim must be an integer"):
+        CenterLoss(3, 2.0)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"GE2ELoss: init_scale must be in \(0, inf\)"):
         GE2ELoss(init_scale=0.0)
-    with pytest.raises(ValueError, match="CosFaceLoss: num_classes must be in"):
+    with pytest.raises(ValueError, match="CosFaceLoss: num_classes must be >= 1, got 0"):
         CosFaceLoss(0, 3)
     assert CosFaceLoss(1, 1).class_weight.shape == (1, 1)

@@ -268,6 +268,17 @@ def test_batch_triplet_equals_a_loop(mining: Any, rows: int, seed: int, margin: 
     _assert_rows(none, expected, mask, F.batch_triplet_loss(embeddings, labels, **options))
 
 
+@pytest.mark.parametrize("mining", ["hard", "semihard", "all"])
+def test_batch_triplet_gradient_where_the_only_negative_is_farthest(mining: Any) -> None:
+    """The gradient of the closest negative is its own, whatever stands for those that are none."""
+    corners = [[0.0, 0.0], [1.0, 0.0], [0.0, 1.2], [3.0, 3.0]]
+    embeddings = torch.tensor(corners, dtype=torch.float64, requires_grad=True)
+    labels = torch.tensor([0, 0, 0, 1])
+    assert torch.autograd.gradcheck(
+        lambda rows: F.batch_triplet_loss(rows, labels, margin=4.0, mining=mining, reduction="none"), embeddings
+    )
+
+
 # Worked numbers and degenerate settings
 
 
