@@ -41,7 +41,7 @@ AXES = {
     "error": Axis("error: prediction - target", "prediction", -3.0, 3.0),
     "probability": Axis("probability of the true class or action", "logit", -5.3, 5.3, torch.sigmoid),
     "margin": Axis("margin: score of the true class - score of the other", "margin", -3.0, 3.0),
-    "overlap": Axis("overlap: share of the prediction that is in the true region", "overlap", 0.0, 1.0),
+    "overlap": Axis("overlap: share of the true region that is predicted", "overlap", 0.0, 1.0),
     "difference": Axis("score difference: better item - worse item", "difference", -4.0, 4.0),
     "distance": Axis("distance: to the other embedding, the positive or the center", "distance", 0.01, 2.5),
     "angle": Axis(
@@ -113,8 +113,11 @@ def _score(x: Tensor) -> dict[str, Tensor]:
 
 
 def _regions(x: Tensor) -> dict[str, Tensor]:
-    """A region of 50 elements; as many are predicted, the share x of them rightly."""
-    return {"logits": _row(*[x] * 50, *[1.0 - x] * 50), "target": _row(*[1] * 50, *[0] * 50)}
+    """A region of 50 elements, predicted with the probability x, and 10 elements beside it that are predicted too."""
+    return {"logits": _row(*[x] * 50, *[1.0] * 10), "target": _row(*[1] * 50, *[0] * 10)}
+
+
+_SEGMENTATION = Drawing({"overlap": _regions}, "false alarms: a fifth")
 
 
 def _ranking(better: float, worse: float) -> Drawing:
@@ -148,12 +151,11 @@ def _two_of_each(x: Tensor) -> dict[str, Tensor]:
 
 
 def _triplet(x: Tensor) -> dict[str, Tensor]:
-    return {"anchor": _row(0, 0), "positive": _row(x, 0), "negative": _row(0, 1)}
+    return {"anchor": _row(0), "positive": _row(x), "negative": _row(1.5)}
 
 
-def _mined_triplet(x: Tensor) -> dict[str, Tensor]:
-    embeddings = torch.cat([_row(0, 0), _row(x, 0), _row(0, 1)])
-    return {"embeddings": embeddings, "labels": torch.tensor([0, 0, 1])}
+def _mined_triplets(x: Tensor) -> dict[str, Tensor]:
+    return {"embeddings": _column(0, x, 1.5, 2).unsqueeze(1), "labels": torch.tensor([0, 0, 1, 1])}
 
 
 def _log_prob(x: Tensor) -> dict[str, Tensor]:
@@ -191,9 +193,9 @@ DRAWINGS: dict[str, Drawing] = {
     "squared_hinge_loss": Drawing({"margin": _score}),
     "soft_margin_loss": Drawing({"margin": _score}),
     "multiclass_hinge_loss": Drawing({"margin": lambda x: {"scores": _row(x, 0), "target": _LABEL_0}}, "2 classes"),
-    "dice_loss": Drawing({"overlap": _regions}),
-    "tversky_loss": Drawing({"overlap": _regions}),
-    "jaccard_loss": Drawing({"overlap": _regions}),
+    "dice_loss": _SEGMENTATION,
+    "tversky_loss": _SEGMENTATION,
+    "jaccard_loss": _SEGMENTATION,
     "margin_ranking_loss": Drawing(
         {"difference": lambda x: {"input1": _column(x), "input2": _column(0), "target": _ONE}}, settable=("target",)
     ),
@@ -209,8 +211,8 @@ DRAWINGS: dict[str, Drawing] = {
     "hinge_embedding_loss": Drawing(
         {"distance": lambda x: {"input": _column(x), "target": _ONE}}, settable=("target",)
     ),
-    "triplet_loss": Drawing({"distance": _triplet}, "negative at 1"),
-    "batch_triplet_loss": Drawing({"distance": _mined_triplet}, "negative at 1"),
+    "triplet_loss": Drawing({"distance": _triplet}, "negative at 1.5"),
+    "batch_triplet_loss": Drawing({"distance": _mined_triplets}, "negatives at 1.5 and 2"),
     "center_loss": Drawing(
         {"distance": lambda x: {"embeddings": _row(x, 0), "target": _LABEL_0, "centers": _row(0, 0)}}
     ),

@@ -109,9 +109,10 @@ def aam_loss(
 ) -> Tensor:
     """Additive angular margin (ArcFace): ``-log softmax_t(s cos theta_c)`` with ``cos(theta_t + margin)`` at class t.
 
-    ``margin=0`` gives a normalised softmax. Beyond ``theta_t = pi - margin``, where ``cos(theta_t + margin)`` would
-    rise again, the logit goes on as ``s (cos theta_t - margin sin margin)``, as in the authors' code.
-    ``easy_margin=True`` puts the margin on embeddings with ``theta_t < pi / 2`` alone.
+    ``margin=0`` gives a normalised softmax. Beyond ``theta_t = pi - margin``, where the ``cos(theta_t + margin)`` that
+    the source article prints would rise again, the logit is ``s (cos theta_t - margin sin margin)``, as in the authors'
+    code: it jumps down a little there, and falls on. ``easy_margin=True`` puts the margin on embeddings with
+    ``theta_t < pi / 2`` alone; the loss drops where it ends.
 
     Args:
         embeddings: ``(N, D)``, floating-point; normalised here.
