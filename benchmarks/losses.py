@@ -3,6 +3,7 @@
     python benchmarks/losses.py                     # what fits everywhere
     python benchmarks/losses.py --full              # and the large sizes, which only ours can do
     python benchmarks/losses.py --only pairwise     # rows whose name has this in it
+    python benchmarks/losses.py --compile           # everything under torch.compile, times alone
 
 Implementations of the same loss take turns, so that their ratio holds where the machine's speed drifts; a time is the
 shortest of its turns. Memory is what the highest resident set of a fresh process gains over that with the inputs in
@@ -43,8 +44,121 @@ class Case(NamedTuple):
 
 def cases() -> Iterator[Case]:
     """Every group of rows in the table, one function a family."""
+    yield from elementwise_cases()
+    yield from classification_cases()
+    yield from segmentation_cases()
     yield from ranking_cases()
     yield from contrastive_cases()
+
+
+# Rows: a loss for each element
+
+
+def elementwise_cases() -> Iterator[Case]:
+    """A million elements, against torch's own kernel."""
+    rows: list[tuple[str, Implementation, Implementation]] = [
+        ("mae_loss", ours.mae_loss, F.l1_loss),
+        ("mse_loss", ours.mse_loss, F.mse_loss),
+        ("huber_loss", ours.huber_loss, F.huber_loss),
+        ("smooth_l1_loss", ours.smooth_l1_loss, F.smooth_l1_loss),
+        ("poisson_nll_loss", ours.poisson_nll_loss, F.poisson_nll_loss),
+        ("binary_cross_entropy", ours.binary_cross_entropy, F.binary_cross_entropy_with_logits),
+        ("soft_margin_loss", ours.soft_margin_loss, F.soft_margin_loss),
+        ("hinge_embedding_loss", ours.hinge_embedding_loss, F.hinge_embedding_loss),
+    ]
+    for name, loss, kernel in rows:
+        yield Case(name, "2^20 elements", _elements, {"rlloss": loss, "torch": kernel})
+    focal = partial(ours.binary_focal_loss, alpha=0.25)
+    yield Case("binary_focal_loss", "2^20 elements", _elements, {"rlloss": focal, **_torchvision_focal()})
+
+
+def _elements() -> tuple[Tensor, Tensor]:
+    """The targets are 1, which every one of these losses can have."""
+    return torch.randn(2**20, requires_grad=True), torch.ones(2**20)
+
+
+def _torchvision_focal() -> dict[str, Implementation]:
+    if not _installed("torchvision"):
+        return {}
+
+    def focal(logits: Tensor, target: Tensor) -> Tensor:
+        from torchvision.ops import sigmoid_focal_loss
+
+        loss: Tensor = sigmoid_focal_loss(logits, target, reduction="mean")
+        return loss
+
+    return {"torchvision": focal}
+
+
+# Rows: classification and segmentation
+
+
+def classification_cases() -> Iterator[Case]:
+    """A class of many for each row."""
+
+    def kl(logits: Tensor, target: Tensor) -> Tensor:
+        return F.kl_div(F.log_softmax(logits, dim=1), _distribution(logits, target), reduction="batchmean")
+
+    def ours_kl(logits: Tensor, target: Tensor) -> Tensor:
+        return ours.kl_divergence(logits, _distribution(logits, target))
+
+    rows: list[tuple[str, Implementation, Implementation]] = [
+        ("cross_entropy", ours.cross_entropy, F.cross_entropy),
+        ("kl_divergence", ours_kl, kl),
+        ("multiclass_hinge_loss", ours.multiclass_hinge_loss, F.multi_margin_loss),
+    ]
+    for name, loss, kernel in rows:
+        yield Case(name, "N=4096, C=256", _classes, {"rlloss": loss, "torch": kernel})
+    yield Case("focal_loss", "N=4096, C=256", _classes, {"rlloss": ours.focal_loss, **_kornia_focal()})
+
+
+def _classes() -> tuple[Tensor, Tensor]:
+    return torch.randn(4_096, 256, requires_grad=True), torch.randint(256, (4_096,))
+
+
+def _distribution(logits: Tensor, target: Tensor) -> Tensor:
+    """Nine tenths on the label, the rest spread evenly."""
+    spread = torch.full_like(logits, 0.1 / logits.shape[1], requires_grad=False)
+    return spread.scatter_add(1, target[:, None], torch.full_like(spread[:, :1], 0.9))
+
+
+def _kornia_focal() -> dict[str, Implementation]:
+    if not _installed("kornia"):
+        return {}
+
+    def focal(logits: Tensor, target: Tensor) -> Tensor:
+        from kornia.losses import focal_loss
+
+        loss: Tensor = focal_loss(logits, target, alpha=None, gamma=2.0, reduction="mean")
+        return loss
+
+    return {"kornia": focal}
+
+
+def segmentation_cases() -> Iterator[Case]:
+    """One image of a thousand pixels a side, the region a half of it."""
+    plain = partial(ours.dice_loss, squared=False)
+    yield Case("dice_loss", "1024 x 1024", _image, {"rlloss": plain, **_segmentation_models("DiceLoss")})
+    yield Case(
+        "jaccard_loss", "1024 x 1024", _image, {"rlloss": ours.jaccard_loss, **_segmentation_models("JaccardLoss")}
+    )
+
+
+def _image() -> tuple[Tensor, Tensor]:
+    return torch.randn(1, 1_024, 1_024, requires_grad=True), torch.randint(2, (1, 1_024, 1_024)).float()
+
+
+def _segmentation_models(loss_class: str) -> dict[str, Implementation]:
+    if not _installed("segmentation_models_pytorch"):
+        return {}
+
+    def loss_of(logits: Tensor, target: Tensor) -> Tensor:
+        from segmentation_models_pytorch import losses
+
+        loss: Tensor = getattr(losses, loss_class)("binary", smooth=1.0)(logits, target)
+        return loss
+
+    return {"segmentation-models-pytorch": loss_of}
 
 
 # Rows: ranking
@@ -213,6 +327,9 @@ def _work(arguments: argparse.Namespace) -> None:
     """What a process that measures does."""
     torch.manual_seed(0)
     case = next(case for case in cases() if f"{case.name} {case.size}" == arguments.case)
+    if arguments.compile:
+        compiled = {name: torch.compile(loss) for name, loss in case.implementations.items()}
+        case = case._replace(implementations=compiled)
     if arguments.memory:
         print(measure_memory(case, arguments.memory))
     else:
@@ -223,6 +340,7 @@ def main() -> None:
     """Print the table, row by row."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--full", action="store_true", help="the large sizes as well")
+    parser.add_argument("--compile", action="store_true", help="under torch.compile; times alone")
     parser.add_argument("--only", default="", help="rows whose name has this in it")
     parser.add_argument("--seconds", type=float, default=2.0, help="how long a row is timed, at least three turns")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
@@ -234,18 +352,21 @@ def main() -> None:
         _work(arguments)
         return
 
-    print(f"torch {torch.__version__}, {arguments.threads} threads; forward and backward\n")
+    how = ", compiled" if arguments.compile else ""
+    print(f"torch {torch.__version__}, {arguments.threads} threads; forward and backward{how}\n")
     print("| loss | size | implementation | time (ms) | peak memory (MiB) | time / ours |")
     print("|---|---|---|---:|---:|---:|")
     for case in cases():
         if arguments.only not in case.name or (case.full and not arguments.full):
             continue
         options = ["--case", f"{case.name} {case.size}", "--threads", str(arguments.threads)]
+        options += ["--compile"] * arguments.compile
         times = _in_new_process(*options, "--seconds", str(arguments.seconds))
         for name, seconds in zip(case.implementations, times, strict=True):
-            (memory,) = _in_new_process(*options, "--memory", name)
+            # The compiler itself takes more memory than what it compiles.
+            memory = "" if arguments.compile else f"{_in_new_process(*options, '--memory', name)[0]:.0f}"
             ratio = f"{seconds / times[0]:.2f}"
-            print(f"| {case.name} | {case.size} | {name} | {seconds * 1e3:.2f} | {memory:.0f} | {ratio} |", flush=True)
+            print(f"| {case.name} | {case.size} | {name} | {seconds * 1e3:.2f} | {memory} | {ratio} |", flush=True)
 
 
 if __name__ == "__main__":
