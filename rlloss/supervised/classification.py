@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from functools import partial
 from typing import Literal
 
 import torch
@@ -36,7 +37,7 @@ from rlloss.core.checks import (
     check_tensor,
 )
 from rlloss.core.module import Loss
-from rlloss.core.reduction import Reduction, fill_masked, promote, reduce_loss
+from rlloss.core.reduction import Reduction, fill_masked, promote, reduce_kernel, reduce_loss
 from rlloss.core.vectors import full_precision
 
 
@@ -308,10 +309,13 @@ def binary_cross_entropy(
     if label_smoothing:
         target = target * (1.0 - label_smoothing) + 0.5 * label_smoothing
     positive = _check_pos_weight(pos_weight, logits)
+    if from_logits:
+        kernel = partial(F.binary_cross_entropy_with_logits, pos_weight=positive)
+        return reduce_kernel(
+            "binary_cross_entropy", kernel, logits, target, weight=weight, mask=mask, reduction=reduction
+        )
     if positive is None:
         loss = _binary_entropy(logits, target, from_logits)
-    elif from_logits:
-        loss = F.binary_cross_entropy_with_logits(logits, target, pos_weight=positive, reduction="none")
     else:
         loss = positive * target * _binary_entropy(logits, torch.ones_like(logits), from_logits)
         loss = loss + (1.0 - target) * _binary_entropy(logits, torch.zeros_like(logits), from_logits)

@@ -371,8 +371,9 @@ class HingeEmbeddingLoss(Loss):
 
 
 def _check_rows(function: str, **embeddings: Tensor) -> None:
-    """Raise a ValueError unless the tensors are floating-point and of shape ``(N, D)``."""
+    """Raise a ValueError unless the tensors are floating-point and of one shape ``(N, D)``."""
     check_float(function, **embeddings)
+    check_same_shape(function, **embeddings)
     for name, tensor in embeddings.items():
         if tensor.ndim != 2:
             raise ValueError(f"{function}: {name} must have shape (N, D), got {tuple(tensor.shape)}")
@@ -685,9 +686,13 @@ def _prepare_labelled(
     function: str, embeddings: Tensor, labels: Tensor, mask: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Check, convert and fill embeddings and their labels; return them with the mask, all True without one."""
-    _check_rows(function, embeddings=embeddings)
+    check_float(function, embeddings=embeddings)
     check_indices(function, labels=labels)
-    check_shape(function, "labels", labels, tuple(embeddings.shape[:1]), "one for each row of embeddings")
+    if embeddings.ndim != 2 or labels.shape != embeddings.shape[:1]:
+        raise ValueError(
+            f"{function}: embeddings must have shape (N, D) and labels (N,), "
+            f"got embeddings {tuple(embeddings.shape)}, labels {tuple(labels.shape)}"
+        )
     (embeddings,) = _prepare_embeddings(function, mask, embeddings=embeddings)
     kept = torch.ones_like(labels, dtype=torch.bool)
     return embeddings, fill_masked(mask, labels, 0), kept if mask is None else kept & mask
