@@ -77,7 +77,7 @@ class A2C(Agent):
         hidden_sizes: Widths of the MLPs' hidden layers (images go through the Nature CNN instead).
         activation: Activation of the MLPs.
         orthogonal_init: Initialise orthogonally, with a small policy head.
-        optimizer: Name of an optimiser in torch.optim.
+        optimizer: Name of an optimiser in torch.optim. (Of these Adafactor alone waits for a GPU at every step.)
         learning_rate: Step size, > 0.
         optimizer_args: Further arguments of the optimiser, by name.
         max_grad_norm: Largest norm of the gradient, > 0; null for no clipping.

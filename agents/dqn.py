@@ -33,7 +33,7 @@ class DQN(Agent):
         dueling: Split the network's head into value and advantage.
         hidden_sizes: Widths of the MLP's hidden layers (images go through the Nature CNN instead).
         activation: Activation of the MLP.
-        optimizer: Name of an optimiser in torch.optim.
+        optimizer: Name of an optimiser in torch.optim. (Of these Adafactor alone waits for a GPU at every step.)
         learning_rate: Step size, > 0.
         optimizer_args: Further arguments of the optimiser, by name.
         max_grad_norm: Largest norm of the gradient, > 0; null for no clipping.
