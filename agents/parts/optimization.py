@@ -136,7 +136,11 @@ class Learner:
         torch._dynamo.config.trace_autograd_ops = True
         # On a CPU half of a small graph's time is the Python that launches its kernels; in C++ it is a quarter less.
         options: dict[str, Any] | None = {"cpp_wrapper": True} if self.parameters[0].device.type == "cpu" else None
-        return torch.compile(function, fullgraph=True, dynamic=False, options=options)
+        # Each learner has graphs of its own: torch gives up where one function has more than eight.
+        compiled: Callable[..., Any] = torch.compile(  # type: ignore[call-overload]  # which lacks the newest argument
+            function, fullgraph=True, dynamic=False, isolate_recompiles=True, options=options
+        )
+        return compiled
 
     def _compute_gradient(self, *batch: Any) -> tuple[list[Tensor], Tensor]:
         """The clipped gradient of what is updated, and the scalars to log, its norm before clipping last."""

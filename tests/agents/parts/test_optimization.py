@@ -190,6 +190,12 @@ def test_the_compiled_step_is_the_eager_one(
         assert torch.equal(p, r)
 
 
+def test_one_process_may_train_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    compile_without_compiler(monkeypatch)
+    for _ in range(torch._dynamo.config.recompile_limit + 2):
+        make_learner(make_module(), compiled=True).step(*batches(1)[0])
+
+
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
 def test_a_whole_step_is_one_graph() -> None:
     torch._dynamo.reset()
