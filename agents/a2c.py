@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from agents.agent import Agent, Metrics, masked_mean
+from agents.parts.acting import chain
 from agents.parts.hyperparameters import check_learning, check_loss
 from agents.parts.networks import (
     Activation,
@@ -76,7 +77,7 @@ class A2C(Agent):
         hidden_sizes: Widths of the MLPs' hidden layers (images go through the Nature CNN instead).
         activation: Activation of the MLPs.
         orthogonal_init: Initialise orthogonally, with a small policy head.
-        optimizer: Name of an optimiser in torch.optim.
+        optimizer: Name of an optimiser in torch.optim. (Of these Adafactor alone waits for a GPU at every step.)
         learning_rate: Step size, > 0.
         optimizer_args: Further arguments of the optimiser, by name.
         max_grad_norm: Largest norm of the gradient, > 0; null for no clipping.
@@ -187,6 +188,7 @@ class A2C(Agent):
             max_grad_norm=self.max_grad_norm,
             compiled=self.compiled,
         )
+        self.encode = chain(self.policy.encoder)
         self.rollout = Rollout(self.layout, self.rollout_length, self.spec.num_envs, self.device)
         self.updates = 0
 
@@ -207,7 +209,7 @@ class A2C(Agent):
     @torch.no_grad()
     def act(self, observation: Tensor, *, explore: bool = True) -> Tensor:
         """Draw from the policy, or take its most likely action."""
-        outputs = self.policy(observation)
+        outputs = self.policy.head(self.encode(observation))
         action = self.policy.sample(outputs, self.generator) if explore else self.policy.mode(outputs)
         return action.cpu()
 

@@ -9,10 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from agents.agent import Agent, Metrics, masked_mean
+from agents.parts.acting import chain
 from agents.parts.exploration import linear_schedule
 from agents.parts.hyperparameters import check_learning, check_loss
 from agents.parts.networks import Activation, QNetwork
-from agents.parts.optimization import Learner
+from agents.parts.optimization import Learner, flatten_parameters
 from agents.parts.replay import Batch, Replay
 from agents.parts.spaces import Discrete
 from agents.parts.transition import Transitions
@@ -32,7 +33,7 @@ class DQN(Agent):
         dueling: Split the network's head into value and advantage.
         hidden_sizes: Widths of the MLP's hidden layers (images go through the Nature CNN instead).
         activation: Activation of the MLP.
-        optimizer: Name of an optimiser in torch.optim.
+        optimizer: Name of an optimiser in torch.optim. (Of these Adafactor alone waits for a GPU at every step.)
         learning_rate: Step size, > 0.
         optimizer_args: Further arguments of the optimiser, by name.
         max_grad_norm: Largest norm of the gradient, > 0; null for no clipping.
@@ -153,7 +154,9 @@ class DQN(Agent):
             max_grad_norm=self.max_grad_norm,
             compiled=self.compiled,
         )
+        self.encode = chain(self.network.encoder)
         self.target_network = copy.deepcopy(self.network).requires_grad_(False)
+        self.target_parameters = flatten_parameters(self.target_network).requires_grad_(False)
         self.replay: Replay | None = None
         self.updates = 0
 
@@ -170,7 +173,7 @@ class DQN(Agent):
     @torch.no_grad()
     def act(self, observation: Tensor, *, explore: bool = True) -> Tensor:
         """Epsilon-greedy, with one coin per environment."""
-        action = self.loss.q_values(self.network(observation)).argmax(-1)
+        action = self.loss.q_values(self.network.heads(self.encode(observation))).argmax(-1)
         if explore:
             size, device = action.shape, self.device
             coin = torch.rand(size, generator=self.generator, device=device)
@@ -233,9 +236,9 @@ class DQN(Agent):
 
     @torch.no_grad()
     def _update_target(self) -> None:
-        pairs = zip(self.target_network.parameters(), self.network.parameters(), strict=True)
-        for target, online in pairs:
-            target.lerp_(online, self.target_update_rate)
+        flat = self.learner.flat
+        online = torch.cat([p.reshape(-1) for p in self.network.parameters()]) if flat is None else flat
+        self.target_parameters.lerp_(online, self.target_update_rate)
 
     def count_updates(self, steps: int, num_envs: int) -> int:
         """The replay ratio times the steps after the start of learning."""

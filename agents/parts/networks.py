@@ -142,7 +142,10 @@ class QNetwork(nn.Module):
 
     def forward(self, observation: Tensor) -> Tensor:
         """``(B, ...)`` to ``(B, A)``, or ``(B, A, K)`` where an action has K > 1 outputs."""
-        features = self.encoder(observation)
+        return self.heads(self.encoder(observation))
+
+    def heads(self, features: Tensor) -> Tensor:
+        """From the encoder's features ``(B, F)``."""
         outputs: Tensor = self.advantage(features)
         if self.outputs_per_action > 1:
             outputs = outputs.view(len(outputs), -1, self.outputs_per_action)

@@ -1,4 +1,7 @@
-"""Gradient steps: any optimiser of torch.optim, on parameters that lie in one flat tensor where that is the same."""
+"""Gradient steps: any optimiser of torch.optim, on parameters that lie in one flat tensor where that is the same.
+
+Compiled, a whole gradient step is one graph: loss, gradient, clipping and optimiser.
+"""
 
 from __future__ import annotations
 
@@ -16,10 +19,18 @@ _ELEMENTWISE = {
 }  # fmt: skip
 # These need a closure that is called again, or sparse gradients.
 _UNSUPPORTED = {"LBFGS", "SparseAdam", "Optimizer"}
+# These read values back from the device in the middle of a step, so no graph can hold them.
+_UNCOMPILABLE = {"Adafactor"}
 
 
 def make_optimizer(
-    owner: str, parameters: list[nn.Parameter], name: str, learning_rate: float, arguments: Mapping[str, Any]
+    owner: str,
+    parameters: list[nn.Parameter],
+    name: str,
+    learning_rate: float,
+    arguments: Mapping[str, Any],
+    *,
+    in_graph: bool = False,
 ) -> torch.optim.Optimizer:
     """An optimiser of torch.optim by name.
 
@@ -29,6 +40,7 @@ def make_optimizer(
         name: Name in torch.optim, ``"Adam"`` for instance.
         learning_rate: Step size.
         arguments: The optimiser's other arguments by name.
+        in_graph: Whether its step is part of a compiled graph, which makes kernels of its own.
 
     Raises:
         ValueError: No such optimiser, or arguments that it refuses.
@@ -42,11 +54,11 @@ def make_optimizer(
     accepted = inspect.signature(cls).parameters
     device = parameters[0].device.type
     # Fused Adagrad came to GPUs late.
-    can_fuse = "fused" in accepted and (device == "cpu" or name != "Adagrad")
+    can_fuse = not in_graph and "fused" in accepted and (device == "cpu" or name != "Adagrad")
     if can_fuse and not {"fused", "foreach", "differentiable"} & given.keys():
         given["fused"] = True
-    elif "capturable" in accepted and device == "cuda":
-        given.setdefault("capturable", True)  # keeps the step count on the GPU, where nothing has to wait for it
+    elif "capturable" in accepted and (in_graph or device == "cuda"):
+        given.setdefault("capturable", True)  # keeps the step count on the device, where nothing has to wait for it
     try:
         optimizer: torch.optim.Optimizer = cls(parameters, lr=float(learning_rate), **given)
         return optimizer
@@ -73,6 +85,9 @@ def flatten_parameters(module: nn.Module) -> nn.Parameter:
 class Learner:
     """Takes gradient steps on a module's parameters.
 
+    Attributes:
+        flat: The tensor that all parameters are views of; None where the optimiser has to see them one by one.
+
     Args:
         owner: Who learns, for errors.
         module: Whose parameters are updated; on its device already.
@@ -81,7 +96,8 @@ class Learner:
         learning_rate: Step size.
         optimizer_args: The optimiser's other arguments.
         max_grad_norm: Largest norm of the gradient of all parameters; None for no clipping.
-        compiled: Whether loss, gradient and clipping become one compiled graph.
+        compiled: Whether loss, gradient, clipping and the optimiser become one compiled graph. (The optimiser stays
+            outside where it cannot be compiled, or was asked to be fused.)
     """
 
     def __init__(
@@ -98,18 +114,33 @@ class Learner:
     ) -> None:
         self.parameters = list(module.parameters())
         self.flat = flatten_parameters(module) if optimizer in _ELEMENTWISE else None
-        updated = self.parameters if self.flat is None else [self.flat]
-        self.optimizer = make_optimizer(owner, updated, optimizer, learning_rate, optimizer_args)
+        self._updated = self.parameters if self.flat is None else [self.flat]
+        in_graph = compiled and optimizer not in _UNCOMPILABLE and not optimizer_args.get("fused")
+        self.optimizer = make_optimizer(
+            owner, self._updated, optimizer, learning_rate, optimizer_args, in_graph=in_graph
+        )
         self._compute_loss = compute_loss
         self._max_grad_norm = max_grad_norm
-        self._gradient = self._compile() if compiled else self._compute_gradient
+        self._gradient = self._compute_gradient
+        self._whole_step: Callable[..., Tensor] | None = None
+        if in_graph:
+            for parameter in self._updated:
+                parameter.grad = torch.zeros_like(parameter)
+            self._optimizer_step = inspect.unwrap(type(self.optimizer).step)  # without the hooks that end a graph
+            self._whole_step = self._compile(self._compute_step)
+        elif compiled:
+            self._gradient = self._compile(self._compute_gradient)
 
-    def _compile(self) -> Callable[..., tuple[list[Tensor], Tensor]]:
+    def _compile(self, function: Callable[..., Any]) -> Callable[..., Any]:
         # Without this setting torch.compile stops at autograd.grad, and loss and gradient become two graphs.
         torch._dynamo.config.trace_autograd_ops = True
         # On a CPU half of a small graph's time is the Python that launches its kernels; in C++ it is a quarter less.
         options: dict[str, Any] | None = {"cpp_wrapper": True} if self.parameters[0].device.type == "cpu" else None
-        return torch.compile(self._compute_gradient, fullgraph=True, dynamic=False, options=options)
+        # Each learner has graphs of its own: torch gives up where one function has more than eight.
+        compiled: Callable[..., Any] = torch.compile(  # type: ignore[call-overload]  # which lacks the newest argument
+            function, fullgraph=True, dynamic=False, isolate_recompiles=True, options=options
+        )
+        return compiled
 
     def _compute_gradient(self, *batch: Any) -> tuple[list[Tensor], Tensor]:
         """The clipped gradient of what is updated, and the scalars to log, its norm before clipping last."""
@@ -125,6 +156,16 @@ class Learner:
         parts = torch.split(flat, [parameter.numel() for parameter in self.parameters])
         return [part.view_as(p) for part, p in zip(parts, self.parameters, strict=True)], row
 
+    def _compute_step(self, *batch: Any) -> Tensor:
+        """A gradient step as one graph: it writes to the gradients that are there, where a new one would break it."""
+        gradients, row = self._compute_gradient(*batch)
+        with torch.no_grad():
+            for parameter, gradient in zip(self._updated, gradients, strict=True):
+                assert parameter.grad is not None
+                parameter.grad.copy_(gradient)
+            self._optimizer_step(self.optimizer)
+        return row
+
     def step(self, *batch: Any) -> Tensor:
         """Update the parameters along the loss's gradient.
 
@@ -134,9 +175,10 @@ class Learner:
         Returns:
             The scalars that ``compute_loss`` returned, in its order, and the gradient's norm before clipping.
         """
+        if self._whole_step is not None:
+            return self._whole_step(*batch)
         gradients, row = self._gradient(*batch)
-        updated = self.parameters if self.flat is None else [self.flat]
-        for parameter, gradient in zip(updated, gradients, strict=True):
+        for parameter, gradient in zip(self._updated, gradients, strict=True):
             parameter.grad = gradient
         self.optimizer.step()
         return row
