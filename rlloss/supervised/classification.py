@@ -2,7 +2,8 @@
 
 The class dimension is 1, as in torch: logits ``(N, C, ...)`` or ``(C,)`` against class indices ``(N, ...)`` or ``()``.
 ``target`` and ``weight`` are constants: gradients reach the logits only. ``weight``, ``mask`` and ``reduction`` work as
-:mod:`rlloss.core.reduction` says; a label equal to ``ignore_index`` is masked out, in every function here.
+:mod:`rlloss.core.reduction` says. A label equal to ``ignore_index`` counts in neither the sum nor the count, in every
+function here; as in torch, its logits have to be finite for all that (it is ``mask`` that keeps NaN from the gradient).
 
 In order: cross-entropy, focal and poly loss; divergences between distributions; hinge losses on scores.
 """
@@ -37,7 +38,7 @@ from rlloss.core.checks import (
     check_tensor,
 )
 from rlloss.core.module import Loss
-from rlloss.core.reduction import Reduction, fill_masked, promote, reduce_kernel, reduce_loss
+from rlloss.core.reduction import Reduction, check_reduction, fill_masked, promote, reduce_kernel, reduce_loss
 from rlloss.core.vectors import full_precision
 
 
@@ -75,7 +76,7 @@ def _prepare_indices(
     check_labels(function, "target", target, logits.shape[_class_dim(logits)], keep)
     (logits,) = promote(logits)
     # Class 0 stands in for what is left out: any valid index will do, since reduce_loss drops it.
-    return _fill_classes(keep, logits), fill_masked(keep, target, 0), keep
+    return _fill_classes(mask, logits), fill_masked(keep, target, 0), keep
 
 
 def _as_logits(logits: Tensor, from_logits: bool) -> Tensor:
@@ -156,15 +157,26 @@ def cross_entropy(
         return _soft_cross_entropy(logits, target, class_weight, label_smoothing, from_logits, weight, mask, reduction)
     logits, target, keep = _prepare_indices("cross_entropy", logits, target, mask, ignore_index)
     class_weight = _check_class_weight("cross_entropy", class_weight, logits)
+    at_once = weight is None and mask is None and reduction != "none" and logits.numel() > 0
     loss = F.cross_entropy(
         _as_logits(logits, from_logits),
-        target,
+        target.where(keep, ignore_index),
         weight=class_weight,
+        ignore_index=ignore_index,
         label_smoothing=label_smoothing,
-        reduction="none",
+        reduction="sum" if at_once else "none",
     )
     count = None if class_weight is None else class_weight[target]
+    if at_once:  # the sum is torch's, over what is kept
+        check_reduction("cross_entropy", reduction)
+        return loss if reduction == "sum" else loss / _total(keep if count is None else count.where(keep, 0.0))
     return reduce_loss("cross_entropy", loss, weight=weight, mask=keep, reduction=reduction, count=count)
+
+
+def _total(count: Tensor) -> Tensor:
+    """What a mean divides by: 1 where nothing counts."""
+    total = count.sum()
+    return torch.where(total == 0, 1, total)
 
 
 def _soft_cross_entropy(
