@@ -738,14 +738,12 @@ def _prepare_distributions(
 def _log_probabilities(values: Tensor, from_logits: bool, temperature: float) -> Tensor:
     """Log-probabilities softened by the temperature; a probability of 0 counts as the smallest positive number."""
     floor, dim = torch.finfo(values.dtype).tiny, _class_dim(values)
-    if from_logits:
-        log_p = torch.log_softmax(values / temperature, dim)
-    else:
-        log_p = torch.where(values > 0, values.clamp(min=floor).log(), -torch.inf)
-        if temperature != 1.0:
-            log_p = torch.log_softmax(log_p / temperature, dim)
-        else:  # the same, faster
-            log_p = log_p - values.sum(dim, keepdim=True).clamp(min=floor).log()
+    if not from_logits and temperature == 1.0:
+        p = values / values.sum(dim, keepdim=True).clamp(min=floor)
+        return p.clamp(min=floor).log()
+    if not from_logits:
+        values = torch.where(values > 0, values.clamp(min=floor).log(), -torch.inf)
+    log_p = torch.log_softmax(values if temperature == 1.0 else values / temperature, dim)
     return torch.where(log_p > -torch.inf, log_p, math.log(floor))
 
 
