@@ -20,12 +20,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from functools import partial
-from typing import NamedTuple
+from functools import cache, partial
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.dlpack import from_dlpack
 
 import rlloss.functional as ours
 
@@ -66,15 +67,65 @@ def elementwise_cases() -> Iterator[Case]:
         ("soft_margin_loss", ours.soft_margin_loss, F.soft_margin_loss),
         ("hinge_embedding_loss", ours.hinge_embedding_loss, F.hinge_embedding_loss),
     ]
+    peers = {
+        "mse_loss": _optax(lambda o, x, y: o.squared_error(x, y)),
+        "huber_loss": _optax(lambda o, x, y: o.huber_loss(x, y)),
+        "binary_cross_entropy": _optax(lambda o, x, y: o.sigmoid_binary_cross_entropy(x, y)),
+    }
     for name, loss, kernel in rows:
-        yield Case(name, "2^20 elements", _elements, {"rlloss": loss, "torch": kernel})
+        yield Case(name, "2^20 elements", _elements, {"rlloss": loss, "torch": kernel, **peers.get(name, {})})
+    log_cosh = _optax(lambda o, x, y: o.log_cosh(x, y))
+    yield Case("log_cosh_loss", "2^20 elements", _elements, {"rlloss": ours.log_cosh_loss, **log_cosh})
     focal = partial(ours.binary_focal_loss, alpha=0.25)
-    yield Case("binary_focal_loss", "2^20 elements", _elements, {"rlloss": focal, **_torchvision_focal()})
+    optax_focal = _optax(lambda o, x, y: o.sigmoid_focal_loss(x, y, alpha=0.25, gamma=2.0))
+    focals = {"rlloss": focal, **_torchvision_focal(), **optax_focal}
+    yield Case("binary_focal_loss", "2^20 elements", _elements, focals)
 
 
 def _elements() -> tuple[Tensor, Tensor]:
     """The targets are 1, which every one of these losses can have."""
     return torch.randn(2**20, requires_grad=True), torch.ones(2**20)
+
+
+def _optax(loss: Callable[..., Any]) -> dict[str, Implementation]:
+    """The mean of one of Optax's losses, ``loss(optax.losses, input, target)``, with its gradient, under jax.jit."""
+    if not (_installed("optax") and _installed("jax")):
+        return {}
+
+    def implementation(input: Tensor, target: Tensor) -> Tensor:
+        value, gradient = (from_dlpack(array) for array in _jitted(loss)(_to_jax(input), _to_jax(target)))
+        result: Tensor = _GivenGradient.apply(input, value, gradient)  # type: ignore[no-untyped-call]
+        return result
+
+    return {"optax": implementation}
+
+
+@cache
+def _jitted(loss: Callable[..., Any]) -> Callable[..., Any]:
+    import jax
+    from optax import losses
+
+    compiled: Callable[..., Any] = jax.jit(jax.value_and_grad(lambda x, y: loss(losses, x, y).mean()))
+    return compiled
+
+
+def _to_jax(tensor: Tensor) -> Any:
+    import jax
+
+    return jax.dlpack.from_dlpack(tensor.detach())
+
+
+class _GivenGradient(torch.autograd.Function):
+    """A loss whose gradient is known already."""
+
+    @staticmethod
+    def forward(ctx: Any, input: Tensor, value: Tensor, gradient: Tensor) -> Tensor:
+        ctx.save_for_backward(gradient)
+        return value.clone()
+
+    @staticmethod
+    def backward(ctx: Any, upstream: Tensor) -> Any:
+        return upstream * ctx.saved_tensors[0], None, None
 
 
 def _torchvision_focal() -> dict[str, Implementation]:
@@ -107,8 +158,9 @@ def classification_cases() -> Iterator[Case]:
         ("kl_divergence", ours_kl, kl),
         ("multiclass_hinge_loss", ours.multiclass_hinge_loss, F.multi_margin_loss),
     ]
+    peers = {"cross_entropy": _optax(lambda o, x, y: o.softmax_cross_entropy_with_integer_labels(x, y))}
     for name, loss, kernel in rows:
-        yield Case(name, "N=4096, C=256", _classes, {"rlloss": loss, "torch": kernel})
+        yield Case(name, "N=4096, C=256", _classes, {"rlloss": loss, "torch": kernel, **peers.get(name, {})})
     yield Case("focal_loss", "N=4096, C=256", _classes, {"rlloss": ours.focal_loss, **_kornia_focal()})
 
 
