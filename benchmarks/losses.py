@@ -67,7 +67,7 @@ def elementwise_cases() -> Iterator[Case]:
         ("soft_margin_loss", ours.soft_margin_loss, F.soft_margin_loss),
         ("hinge_embedding_loss", ours.hinge_embedding_loss, F.hinge_embedding_loss),
     ]
-    peers = {
+    peers: dict[str, dict[str, Implementation]] = {
         "mse_loss": _optax(lambda o, x, y: o.squared_error(x, y)),
         "huber_loss": _optax(lambda o, x, y: o.huber_loss(x, y)),
         "binary_cross_entropy": _optax(lambda o, x, y: o.sigmoid_binary_cross_entropy(x, y)),
@@ -78,7 +78,7 @@ def elementwise_cases() -> Iterator[Case]:
     yield Case("log_cosh_loss", "2^20 elements", _elements, {"rlloss": ours.log_cosh_loss, **log_cosh})
     focal = partial(ours.binary_focal_loss, alpha=0.25)
     optax_focal = _optax(lambda o, x, y: o.sigmoid_focal_loss(x, y, alpha=0.25, gamma=2.0))
-    focals = {"rlloss": focal, **_torchvision_focal(), **optax_focal}
+    focals: dict[str, Implementation] = {"rlloss": focal, **_torchvision_focal(), **optax_focal}
     yield Case("binary_focal_loss", "2^20 elements", _elements, focals)
 
 
