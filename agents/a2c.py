@@ -28,6 +28,9 @@ from rlloss.rl.returns import gae, normalize_advantage
 from rlloss.supervised.classification import FocalLoss, PolyLoss
 from rlloss.supervised.regression import MSELoss, RegressionLoss
 
+# A rollout of so many steps or fewer is part of the compiled gradient step; compiling takes half a minute from here on.
+LONGEST_UNROLLED = 64
+
 
 class PolicyBatch(NamedTuple):
     """Steps ``(B, ...)`` with what their policy and critic learn from.
@@ -177,7 +180,8 @@ class A2C(Agent):
         self.policy, self.critic = self.network.policy, self.network.critic
         self.policy_loss.to(self.device)
         self.critic_loss.to(self.device)
-        self.one_pass = self.epochs == 1 and self.minibatches == 1
+        # Advantages are a loop over time, which a compiled gradient step unrolls.
+        self.one_pass = self.epochs == 1 and self.minibatches == 1 and self.rollout_length <= LONGEST_UNROLLED
         self.learner = Learner(
             "A2C",
             self.network,
@@ -313,6 +317,8 @@ class A2C(Agent):
         """Everything that training goes on from."""
         return {
             "network": self.network.state_dict(),
+            "policy_loss": self.policy_loss.state_dict(),
+            "critic_loss": self.critic_loss.state_dict(),
             "learner": self.learner.state_dict(),
             "rollout": self.rollout.state_dict(),
             "generator": self.generator.get_state(),
@@ -323,6 +329,8 @@ class A2C(Agent):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore :meth:`state_dict`."""
         self.network.load_state_dict(state["network"])
+        self.policy_loss.load_state_dict(state["policy_loss"])
+        self.critic_loss.load_state_dict(state["critic_loss"])
         self.learner.load_state_dict(state["learner"])
         self.rollout.load_state_dict(state["rollout"])
         self.generator.set_state(state["generator"].cpu())

@@ -252,6 +252,7 @@ class DQN(Agent):
         """Everything that training goes on from."""
         return {
             "network": self.network.state_dict(),
+            "loss": self.loss.state_dict(),
             "target_network": self.target_network.state_dict(),
             "learner": self.learner.state_dict(),
             "replay": None if self.replay is None else self.replay.state_dict(),
@@ -263,6 +264,7 @@ class DQN(Agent):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore :meth:`state_dict`."""
         self.network.load_state_dict(state["network"])
+        self.loss.load_state_dict(state["loss"])
         self.target_network.load_state_dict(state["target_network"])
         self.learner.load_state_dict(state["learner"])
         self.replay = None

@@ -33,6 +33,9 @@ from agents.parts.transition import Layout, Transitions
 
 Vectorization = Literal["auto", "sync", "async"]
 
+# Rewards are stored in float32, where what is larger than this is infinite.
+_LARGEST_SQUARE = float(np.finfo(np.float32).max) ** 2
+
 
 def make_vec(
     env: str,
@@ -231,11 +234,16 @@ class Envs:
 
     def _stored(self, observation: Any) -> np.ndarray:
         """Observations as they are stored: numbered from 0, in the layout's dtype; always a copy."""
-        observation = np.asarray(observation)
-        if self._observation_start:
-            observation = observation - self._observation_start
         shape = self.layout.fields["observation"][1]
-        return np.array(observation, dtype=self.layout.numpy_dtype["observation"].base).reshape(-1, *shape)
+        try:
+            observation = np.asarray(observation)
+            if self._observation_start:
+                observation = observation - self._observation_start
+            return np.array(observation, dtype=self.layout.numpy_dtype["observation"].base).reshape(-1, *shape)
+        except (TypeError, ValueError) as error:
+            raise EnvironmentFault(
+                f"an environment's observation does not fit its space, of shape {shape}, at step {self.steps}: {error}"
+            ) from error
 
     def step(self, action: Tensor) -> Transitions:
         """Step all environments.
@@ -327,10 +335,11 @@ class Envs:
     def _check_finite(self, what: str, values: Any) -> None:
         if what == "observation" and not self._check_observation:
             return
-        # A sum of squares is finite only if its terms are, and takes a fifth of the time of looking at each.
-        if math.isfinite(np.vdot(values, values)):
+        # A sum of squares is small only if its terms are, and takes a fifth of the time of looking at each.
+        if float(np.vdot(values, values)) < _LARGEST_SQUARE:
             return
-        finite = np.isfinite(values).reshape(len(values), -1).all(axis=1)
+        with np.errstate(over="ignore"):
+            finite = np.isfinite(np.asarray(values, np.float32)).reshape(len(values), -1).all(axis=1)
         for index in np.flatnonzero(~finite):
             shown = " ".join(str(values[index]).split())
             raise EnvironmentFault(f"environment {index}: {what} is not finite at step {self.steps}: {shown}")
@@ -387,7 +396,10 @@ class Envs:
             self.reset(seed)
             return
         self.env.close()
-        self.env = cloudpickle.loads(state["env"].numpy().tobytes())
+        try:
+            self.env = cloudpickle.loads(state["env"].numpy().tobytes())
+        except Exception as error:
+            raise ValueError(f"the checkpoint's environments cannot be restored: {error}") from error
         self._current = state["current"].numpy().copy()
         self._needs_reset = None if state["needs_reset"] is None else state["needs_reset"].numpy().copy()
         self._returns = state["returns"].numpy().copy()

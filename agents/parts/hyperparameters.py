@@ -13,9 +13,11 @@ from rlloss.core.checks import check_choice, check_integer, check_number, check_
 
 
 def check_loss(owner: str, name: str, loss: nn.Module, wanted: type[nn.Module]) -> None:
-    """Raise a TypeError for a loss of another kind, a ValueError for one that reduces to no number."""
+    """Raise a TypeError for a loss of another kind, a ValueError for one with parameters or without a reduction."""
     if not isinstance(loss, wanted):
         raise TypeError(f"{owner}: {name} must be a {wanted.__name__}, got {type(loss).__name__}")
+    if next(loss.parameters(), None) is not None:
+        raise ValueError(f"{owner}: {name} has parameters of its own, which the agent does not train")
     if not hasattr(loss, "reduction"):  # a TDLoss leaves it to its criterion
         loss, name = getattr(loss, "criterion", loss), f"{name}.criterion"
     if getattr(loss, "reduction", "mean") == "none":

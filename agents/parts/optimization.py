@@ -6,11 +6,14 @@ Compiled, a whole gradient step is one graph: loss, gradient, clipping and optim
 from __future__ import annotations
 
 import inspect
+import warnings
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._dynamo.exc import TorchDynamoException
 
 # These update every element by itself, so one flat tensor of all parameters gives the same numbers as many small
 # ones, in one kernel launch instead of one per parameter.
@@ -21,6 +24,8 @@ _ELEMENTWISE = {
 _UNSUPPORTED = {"LBFGS", "SparseAdam", "Optimizer"}
 # These read values back from the device in the middle of a step, so no graph can hold them.
 _UNCOMPILABLE = {"Adafactor"}
+# Arguments that say how an optimiser computes, not what.
+_SWITCHES = {"fused", "foreach", "capturable"}
 
 
 def make_optimizer(
@@ -67,8 +72,14 @@ def make_optimizer(
 
 
 def check_optimizer(owner: str, name: str, learning_rate: float, arguments: Mapping[str, Any]) -> None:
-    """Raise a ValueError where :func:`make_optimizer` would."""
-    make_optimizer(owner, [nn.Parameter(torch.zeros(2, 2))], name, learning_rate, arguments)
+    """Raise a ValueError where :func:`make_optimizer` would, or where the optimiser cannot take a step."""
+    parameter = nn.Parameter(torch.zeros(2, 2))
+    optimizer = make_optimizer(owner, [parameter], name, learning_rate, arguments)
+    parameter.grad = torch.zeros_like(parameter)
+    try:
+        optimizer.step()
+    except Exception as error:
+        raise ValueError(f"{owner}: optimizer {name} refuses its arguments: {error}") from error
 
 
 def flatten_parameters(module: nn.Module) -> nn.Parameter:
@@ -115,10 +126,10 @@ class Learner:
         self.parameters = list(module.parameters())
         self.flat = flatten_parameters(module) if optimizer in _ELEMENTWISE else None
         self._updated = self.parameters if self.flat is None else [self.flat]
+        self._make_optimizer = partial(make_optimizer, owner, self._updated, optimizer, learning_rate, optimizer_args)
         in_graph = compiled and optimizer not in _UNCOMPILABLE and not optimizer_args.get("fused")
-        self.optimizer = make_optimizer(
-            owner, self._updated, optimizer, learning_rate, optimizer_args, in_graph=in_graph
-        )
+        self.optimizer = self._make_optimizer(in_graph=in_graph)
+        self._owner = owner
         self._compute_loss = compute_loss
         self._max_grad_norm = max_grad_norm
         self._gradient = self._compute_gradient
@@ -175,18 +186,34 @@ class Learner:
         Returns:
             The scalars that ``compute_loss`` returned, in its order, and the gradient's norm before clipping.
         """
-        if self._whole_step is not None:
-            return self._whole_step(*batch)
-        gradients, row = self._gradient(*batch)
+        try:
+            if self._whole_step is not None:
+                return self._whole_step(*batch)
+            gradients, row = self._gradient(*batch)
+        except TorchDynamoException as error:
+            self._go_on_eagerly(error)
+            return self.step(*batch)
         for parameter, gradient in zip(self._updated, gradients, strict=True):
             parameter.grad = gradient
         self.optimizer.step()
         return row
+
+    def _go_on_eagerly(self, error: Exception) -> None:
+        """Do without the compiler, which fails before anything is updated."""
+        reason = str(error).strip().splitlines()[0]
+        warnings.warn(f"{self._owner}: a gradient step cannot be compiled, goes on without: {reason}", stacklevel=3)
+        self._whole_step, self._gradient = None, self._compute_gradient
+        state = self.state_dict()
+        self.optimizer = self._make_optimizer()
+        self.load_state_dict(state)
 
     def state_dict(self) -> dict[str, Any]:
         """The optimiser's state."""
         return self.optimizer.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore :meth:`state_dict`."""
-        self.optimizer.load_state_dict(state)
+        """Restore :meth:`state_dict`; compiled or not, and on which device, is this learner's own."""
+        groups = self.optimizer.state_dict()["param_groups"]
+        switches = [{name: group[name] for name in _SWITCHES & group.keys()} for group in groups]
+        loaded = [saved | own for saved, own in zip(state["param_groups"], switches, strict=True)]
+        self.optimizer.load_state_dict({**state, "param_groups": loaded})

@@ -72,5 +72,5 @@ def load_model(path: Path, model: nn.Module) -> None:
         raise ValueError(f"{path.parent} holds no {path.name}: the run saved no model yet")
     try:
         model.load_state_dict(safetensors.torch.load_file(path))
-    except (RuntimeError, safetensors.SafetensorError) as error:
+    except (RuntimeError, OSError, safetensors.SafetensorError) as error:
         raise ValueError(f"{path} does not fit the model that config.yaml describes: {error}") from error

@@ -143,4 +143,11 @@ def load_config(path: Path) -> dict[str, Any]:
     needed = {"agent", "env", "env_kwargs", "num_envs", "vectorization", "steps"}
     if not isinstance(config, dict) or not needed <= config.keys():
         raise ValueError(f"{path} is not the configuration of a run: it must name {', '.join(sorted(needed))}")
+    wrong = [
+        name
+        for name, kind in {"agent": dict, "env": str, "env_kwargs": dict, "num_envs": int, "steps": int}.items()
+        if not isinstance(config[name], kind)
+    ]
+    if wrong:
+        raise ValueError(f"{path}: {wrong[0]} is of another type than a run's: {config[wrong[0]]!r}")
     return config

@@ -166,7 +166,10 @@ class Tracker:
         self._last_step = step
         if self.path.exists():
             whole = [line for line in self.path.read_text().splitlines(keepends=True) if line.endswith("\n")]
-            kept = [line for line in whole[1:] if int(line.split(",")[0]) <= self.logged]
+            try:
+                kept = [line for line in whole[1:] if int(line.split(",")[0]) <= self.logged]
+            except ValueError as error:
+                raise ValueError(f"{self.path} holds a row that the run did not write: {error}") from error
             write_atomic(self.path, "".join([*whole[:1], *kept]).encode())
 
 

@@ -10,7 +10,7 @@ import sys
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from types import FrameType
 from typing import Any, Literal, get_args
@@ -163,13 +163,14 @@ def train(
         seed=seed,
         device=choose_device("train", device),
         threads=threads,
-        compile=_compile(compile, agent, steps, num_envs, device),
+        compile="off",
         log_every=log_every,
         eval_every=eval_every,
         eval_episodes=eval_episodes,
         checkpoint_every=checkpoint_every,
         tensorboard=tensorboard,
     )
+    settings = replace(settings, compile=_compile(compile, agent, settings))
     if not re.fullmatch(r"[\w.,=+-]+", name):
         raise ValueError(f"train: name must consist of letters, digits and ._,=+-, got {name!r}")
     config = dump_config({"agent": describe(agent), **describe(asdict(settings), objects=False)})
@@ -213,6 +214,10 @@ def resume(run: Path | str, *, steps: int | None = None, progress: bool = True) 
     choose_device("resume", settings.device)
     agent = make_agent(config["agent"])
     state = load_checkpoint(run / "checkpoint.pt", torch.device("cpu"))
+    if not isinstance(state, dict) or not {"agent", "envs", "tracker"} <= state.keys():
+        raise ValueError(f"{run / 'checkpoint.pt'} is not the checkpoint of a run")
+    if steps is not None and steps < state["envs"]["steps"]:
+        raise ValueError(f"resume: steps must be >= {state['envs']['steps']}, which are done, got {steps}")
     with _threads(settings.threads), _signals() as stop:
         envs = _make_envs(settings, settings.num_envs)
         try:
@@ -221,8 +226,6 @@ def resume(run: Path | str, *, steps: int | None = None, progress: bool = True) 
             envs.load_state_dict(state["envs"], seed=settings.seed + int(state["envs"]["steps"]))
             if state["envs"]["env"] is None:
                 agent.cut()
-            if steps is not None:
-                write_atomic(run / "config.yaml", dump_config(config).encode())
             tracker = Tracker(
                 run,
                 agent,
@@ -231,6 +234,7 @@ def resume(run: Path | str, *, steps: int | None = None, progress: bool = True) 
                 purge_step=int(state["tracker"]["logged"]) + 1,
             )
             tracker.load_state_dict(state["tracker"], envs.steps)
+            write_atomic(run / "config.yaml", dump_config(config).encode())
             _Run(run, agent, envs, settings, tracker, stop).go(progress=progress)
         finally:
             envs.close()
@@ -250,13 +254,13 @@ def _restore(agent: Agent, state: dict[str, Any], run: Path) -> None:
         raise ValueError(f"{run / 'checkpoint.pt'} does not fit the agent of config.yaml: {why}") from error
 
 
-def _compile(choice: str, agent: Agent, steps: int, num_envs: int, device: str) -> Literal["on", "off"]:
+def _compile(choice: str, agent: Agent, settings: Settings) -> Literal["on", "off"]:
     """Resolve "auto": compile where that saves more time than it takes."""
     check_choice("train", "compile", choice, ("auto", "on", "off"))
     if choice != "auto":
         return "on" if choice == "on" else "off"
-    long_enough = agent.count_updates(steps, num_envs) >= UPDATES_WORTH_COMPILING
-    compiler = choose_device("train", device) == "cuda" or shutil.which(os.environ.get("CXX", "g++")) is not None
+    long_enough = agent.count_updates(settings.steps, settings.num_envs) >= UPDATES_WORTH_COMPILING
+    compiler = settings.device == "cuda" or shutil.which(os.environ.get("CXX", "g++")) is not None
     return "on" if long_enough and compiler else "off"
 
 

@@ -58,6 +58,7 @@ MISTAKES = {
     "kind of argument": (["--env_kwargs", "{foo:1}"], "got {foo:1}"),
     "steps": (["--steps", "0"], "steps"),
     "number of environments": (["--num_envs", "0"], "num_envs"),
+    "no environment": (["--agent", "A2C", "--num_envs", "0"], "num_envs"),
     "seed": (["--seed", "-1"], "seed"),
     "device": (["--device", "tpu"], "device"),
     "name": (["--name", "a/b"], "name"),

@@ -363,6 +363,25 @@ class TestFaults:
             envs.reset(0)
             envs.step(torch.zeros(2, dtype=torch.int64))
 
+    @pytest.mark.parametrize(
+        ("observation", "reward", "text"),
+        [
+            (np.zeros(1, np.float32), 1e300, "environment 0: reward is not finite at step 0: 1e+300"),
+            (np.zeros(3, np.float32), 0.0, "environment 0 raised ValueError at step 0"),
+        ],
+    )
+    def test_what_does_not_fit_is_the_environment_s_fault(
+        self, observation: np.ndarray, reward: float, text: str
+    ) -> None:
+        class Misfit(Forever):
+            def step(self, action: np.int64) -> Any:
+                return observation, reward, *super().step(action)[2:]
+
+        envs = Envs(sync(Misfit, 1, AutoresetMode.SAME_STEP))
+        envs.reset(0)
+        with pytest.raises(EnvironmentFault, match=text.replace("+", r"\+")):
+            envs.step(torch.zeros(1, dtype=torch.int64))
+
     def test_the_step_of_a_reset_may_have_any_reward(self, generator: torch.Generator) -> None:
         """CountingVector returns NaN there; the returns do not take it up."""
         envs = Envs(CountingVector(3, AutoresetMode.NEXT_STEP))

@@ -128,6 +128,7 @@ def test_a_restored_state_goes_on_identically(name: str) -> None:
         ("lr_scheduler", {}, "got 'lr_scheduler'"),
         ("Adam", {"beta": 1}, "Test: optimizer Adam refuses its arguments: .*beta"),
         ("Adam", {"betas": (2.0, 0.9)}, "Test: optimizer Adam refuses its arguments"),
+        ("Adam", {"differentiable": True}, "Test: optimizer Adam refuses its arguments"),
         ("SGD", {"lr": 0.1}, "Test: optimizer SGD refuses its arguments"),
     ],
 )
@@ -188,6 +189,50 @@ def test_the_compiled_step_is_the_eager_one(
     for p, q, r in zip(compiled.parameters(), eager.parameters(), other.parameters(), strict=True):
         torch.testing.assert_close(p, q, rtol=1e-4, atol=1e-5)
         assert torch.equal(p, r)
+
+
+@pytest.mark.parametrize("name", ["Adam", "RMSprop", "SGD", "NAdam", "Adagrad"])
+@pytest.mark.parametrize("compiled_first", [False, True])
+def test_a_state_crosses_between_compiled_and_eager(
+    name: str, compiled_first: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compile_without_compiler(monkeypatch)
+    torch._dynamo.reset()
+    data = batches(6)
+    module, other = make_module(), make_module()
+    learner = make_learner(module, name, compiled=compiled_first)
+    for batch in data[:3]:
+        learner.step(*batch)
+    crossed = make_learner(other, name, compiled=not compiled_first)
+    other.load_state_dict(copy.deepcopy(module.state_dict()))
+    crossed.load_state_dict(copy.deepcopy(learner.state_dict()))
+    for batch in data[3:]:
+        torch.testing.assert_close(crossed.step(*batch), learner.step(*batch), rtol=1e-4, atol=1e-5)
+
+
+def test_a_loss_that_cannot_be_compiled_is_learned_from_eagerly(monkeypatch: pytest.MonkeyPatch) -> None:
+    compile_without_compiler(monkeypatch)
+    rows, parameters = [], []
+    for compiled in (False, True):
+        module = make_module()
+
+        def compute_loss(x: Tensor, y: Tensor, module: nn.Module = module) -> tuple[Tensor, dict[str, Tensor]]:
+            loss = (module(x) - y).square().mean()
+            return (2.0 * loss if loss > 1.0 else loss), {}
+
+        learner = Learner(
+            "Test", module, compute_loss, optimizer="Adam", learning_rate=0.01,
+            optimizer_args={}, max_grad_norm=None, compiled=compiled,
+        )  # fmt: skip
+        if compiled:
+            with pytest.warns(UserWarning, match="Test: a gradient step cannot be compiled, goes on without"):
+                learner.step(*batches()[0])
+        else:
+            learner.step(*batches()[0])
+        rows.append([learner.step(*batch) for batch in batches()])
+        parameters.append([p.detach().clone() for p in module.parameters()])
+    torch.testing.assert_close(rows[1], rows[0])
+    torch.testing.assert_close(parameters[1], parameters[0])
 
 
 def test_one_process_may_train_many(monkeypatch: pytest.MonkeyPatch) -> None:

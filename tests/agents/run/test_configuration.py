@@ -168,6 +168,9 @@ def test_one_line_of_real_errors(arguments: str, parts: list[str]) -> None:
         assert part in line, line
 
 
+OTHERS = "env: CartPole-v1\nenv_kwargs: {}\nnum_envs: 1\nvectorization: auto\nsteps: 1"
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -176,6 +179,8 @@ def test_one_line_of_real_errors(arguments: str, parts: list[str]) -> None:
         ("- 1\n", "it must name agent, env, env_kwargs, num_envs, steps, vectorization"),
         ("env: CartPole-v1\n", "it must name agent, env, env_kwargs, num_envs, steps, vectorization"),
         ("", "it must name agent, env, env_kwargs, num_envs, steps, vectorization"),
+        (f"{OTHERS}\nagent: null\n", "agent is of another type than a run's: None"),
+        (f"{OTHERS}\nagent: {{}}\nnum_envs: '3'\n", "num_envs is of another type than a run's: '3'"),
         ("agent: !!python/object/apply:os.system [true]\n", "is not valid YAML"),
         (b"\xff\xfe\x00", "is not valid YAML"),
     ],

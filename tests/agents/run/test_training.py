@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +20,10 @@ from agents.parts.transition import Transitions
 from agents.run import training
 from agents.run.checkpoint import load_checkpoint
 from agents.run.configuration import load_config
-from agents.run.training import Interrupted
+from agents.run.training import Interrupted, Settings
 from rlloss import TDLoss
 from rlloss.supervised.regression import MSELoss
-from tests.agents.run.probes import AGENTS, dqn, model_bytes, rows
+from tests.agents.run.probes import AGENTS, a2c, dqn, model_bytes, rows
 
 CPU = torch.device("cpu")
 HALF = 450
@@ -349,16 +350,55 @@ def test_evaluation_survives_resume(tmp_path: Path) -> None:
 
 def test_auto_compiles_long_runs_with_a_compiler(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     agent = dqn(replay_ratio=1.0, learning_starts=0)
-    enough = training.UPDATES_WORTH_COMPILING
+    left = run(agent, tmp_path, steps=30, num_envs=1)
+    settings = Settings.from_config(load_config(left / "config.yaml"))
+    assert settings.compile == "off"
+    enough = replace(settings, steps=training.UPDATES_WORTH_COMPILING)
+    short = replace(settings, steps=training.UPDATES_WORTH_COMPILING - 1)
     found: str | None = "/bin/g++"
     monkeypatch.setattr("shutil.which", lambda name: found)
-    assert training._compile("auto", agent, enough, 1, "cpu") == "on"
-    assert training._compile("auto", agent, enough - 1, 1, "cpu") == "off"
-    assert training._compile("on", agent, 1, 1, "cpu") == "on"
-    assert training._compile("off", agent, enough, 1, "cpu") == "off"
-    assert load_config(run(agent, tmp_path, steps=30) / "config.yaml")["compile"] == "off"
+    assert training._compile("auto", agent, enough) == "on"
+    assert training._compile("auto", agent, short) == "off"
+    assert training._compile("on", agent, short) == "on"
+    assert training._compile("off", agent, enough) == "off"
     found = None
-    assert training._compile("auto", agent, enough, 1, "cpu") == "off"
+    assert training._compile("auto", agent, enough) == "off"
+
+
+class RunningLoss(MSELoss):
+    """Divides by a running mean of what it gave."""
+
+    scale: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("scale", torch.ones(()))
+
+    def forward(
+        self, input: Tensor, target: Tensor, *, weight: Tensor | None = None, mask: Tensor | None = None
+    ) -> Tensor:
+        loss = super().forward(input, target, weight=weight, mask=mask)
+        self.scale = 0.9 * self.scale + 0.1 * loss.detach()
+        return loss / self.scale
+
+
+@pytest.mark.parametrize("name", ["dqn", "a2c"])
+def test_what_a_loss_remembers_is_in_the_checkpoint(name: str, tmp_path: Path) -> None:
+    def agent() -> Agent:
+        return dqn(loss=TDLoss(RunningLoss())) if name == "dqn" else a2c(critic_loss=RunningLoss())
+
+    whole = run(agent(), tmp_path)
+    halved = run(agent(), tmp_path, steps=HALF)
+    resume(halved, steps=2 * HALF, progress=False)
+    assert_same_training(halved, whole)
+
+
+def test_resume_does_not_go_back(tmp_path: Path) -> None:
+    left = run(dqn(), tmp_path, steps=300)
+    before = (left / "config.yaml").read_text()
+    with pytest.raises(ValueError, match="resume: steps must be >= 300, which are done, got 100"):
+        resume(left, steps=100, progress=False)
+    assert (left / "config.yaml").read_text() == before
 
 
 def test_threads_are_those_of_the_run_and_then_the_caller_s(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -387,13 +427,18 @@ def test_resume_refuses_what_does_not_fit(tmp_path: Path) -> None:
         ("- 16\n", "- 8\n", "does not fit the agent of config.yaml"),
         ("log_every", "log_evry", "settings missing or unknown: log_every, log_evry"),
         ("device: cpu", "device: cuda", "resume: device is cuda, but torch finds no GPU"),
-        ("steps: 30", "steps: many", "steps must be an integer"),
+        ("steps: 30", "steps: many", "steps is of another type"),
     ]:
         assert old in config
         (left / "config.yaml").write_text(config.replace(old, new))
         with pytest.raises(ValueError, match=message):
             resume(left, progress=False)
     (left / "config.yaml").write_text(config)
+    metrics = (left / "metrics.csv").read_text()
+    (left / "metrics.csv").write_text(metrics + "garbage,1\n")
+    with pytest.raises(ValueError, match=r"metrics.csv holds a row that the run did not write"):
+        resume(left, progress=False)
+    (left / "metrics.csv").write_text(metrics)
     (left / "checkpoint.pt").write_bytes((left / "checkpoint.pt").read_bytes()[:-100])
     with pytest.raises(ValueError, match="is not a checkpoint, or is damaged"):
         resume(left, progress=False)
