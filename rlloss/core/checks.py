@@ -80,12 +80,22 @@ def check_labels(function: str, name: str, labels: Tensor, num_classes: int, kee
     """Raise a ValueError when a kept label is outside [0, num_classes); only inside :func:`value_checks`."""
     if not _value_checks_enabled:
         return
-    kept = labels if keep is None else labels[keep]
+    kept = labels if keep is None else labels[keep.expand_as(labels)]
     if kept.numel() and (int(kept.min()) < 0 or int(kept.max()) >= num_classes):
         raise ValueError(
             f"{function}: {name} must hold class indices in [0, {num_classes}), "
             f"got values in [{int(kept.min())}, {int(kept.max())}]"
         )
+
+
+def check_signs(function: str, name: str, signs: Tensor, keep: Tensor | None) -> None:
+    """Raise a ValueError when a kept value is neither -1 nor +1; only inside :func:`value_checks`."""
+    if not _value_checks_enabled:
+        return
+    kept = signs if keep is None else signs[keep.expand_as(signs)]
+    wrong = kept[kept.abs() != 1]
+    if wrong.numel():
+        raise ValueError(f"{function}: {name} must hold -1 and +1 only, got {wrong[0].item()}")
 
 
 def check_same_shape(function: str, **tensors: Tensor) -> None:
@@ -168,7 +178,7 @@ def check_non_negative(function: str, **numbers: float) -> None:
         check_number(function, name, value, low=0.0)
 
 
-def check_choice(function: str, name: str, value: object, choices: tuple[str, ...]) -> None:
+def check_choice(function: str, name: str, value: object, choices: tuple[str | int, ...]) -> None:
     """Raise a ValueError unless ``value`` is one of ``choices``."""
     if value not in choices:
-        raise ValueError(f"{function}: {name} must be one of {', '.join(choices)}, got {value!r}")
+        raise ValueError(f"{function}: {name} must be one of {', '.join(map(str, choices))}, got {value!r}")

@@ -1,7 +1,8 @@
 """Weight, mask and reduction: the only place that averages.
 
 Every loss follows the same three steps: :func:`promote` its tensors to the precision it computes in,
-:func:`fill_masked` what the mask removes, and :func:`reduce_loss` the unreduced loss.
+:func:`fill_masked` what the mask removes, and :func:`reduce_loss` the unreduced loss (:func:`reduce_kernel` where torch
+has it).
 
 * ``weight`` (floating-point, broadcastable to the unreduced loss) multiplies.
 * ``mask`` (bool, broadcastable to the unreduced loss; True keeps) removes: what it removes counts in neither
@@ -11,12 +12,14 @@ Every loss follows the same three steps: :func:`promote` its tensors to the prec
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal, TypeAlias
 
 import torch
 from torch import Tensor
 
 from rlloss.core.checks import check_broadcastable, check_choice, check_float, check_mask
+from rlloss.core.distributed import mean_over_processes
 
 Reduction: TypeAlias = Literal["none", "mean", "sum"]
 
@@ -50,6 +53,7 @@ def reduce_loss(
     mask: Tensor | None,
     reduction: Reduction,
     count: Tensor | None = None,
+    gather: bool = False,
 ) -> Tensor:
     """Weigh, mask and reduce an unreduced loss.
 
@@ -60,6 +64,8 @@ def reduce_loss(
         mask: Bool, broadcastable to ``loss``; False removes.
         reduction: ``"none"``, ``"mean"`` or ``"sum"``.
         count: What each element counts in the mean's denominator, broadcastable to ``loss``; 1 by default.
+        gather: Whether the batch is spread over processes: the mean divides by their average count, so that the
+            average of their means is the mean over the whole batch.
 
     Returns:
         Scalar, or a tensor of ``loss``'s shape for ``"none"``.
@@ -82,4 +88,38 @@ def reduce_loss(
         return loss.mean()
     kept = torch.ones_like(loss) if count is None else count.detach().to(loss.dtype).expand_as(loss)
     total = fill_masked(mask, kept).sum()
+    if gather:
+        total = mean_over_processes(total)
     return loss.sum() / torch.where(total == 0, 1.0, total)
+
+
+def reduce_kernel(
+    function: str,
+    kernel: Callable[..., Tensor],
+    *tensors: Tensor,
+    weight: Tensor | None,
+    mask: Tensor | None,
+    reduction: Reduction,
+) -> Tensor:
+    """Call an elementwise loss of torch and reduce it; with nothing to weigh or mask, torch does that on its way.
+
+    This saves a pass over the elements forward and another one backward, half of the time of a cheap loss.
+
+    Args:
+        function: Name of the calling function, for errors.
+        kernel: Takes the tensors and ``reduction``.
+        tensors: What the kernel takes, the first in the shape of the loss.
+        weight: As for :func:`reduce_loss`.
+        mask: As for :func:`reduce_loss`; the tensors are filled already.
+        reduction: ``"none"``, ``"mean"`` or ``"sum"``.
+
+    Returns:
+        Scalar, or a tensor of the loss's shape for ``"none"``.
+
+    Raises:
+        ValueError: As :func:`reduce_loss`.
+    """
+    check_reduction(function, reduction)
+    if weight is None and mask is None and tensors[0].numel() > 0:
+        return kernel(*tensors, reduction=reduction)
+    return reduce_loss(function, kernel(*tensors, reduction="none"), weight=weight, mask=mask, reduction=reduction)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from functools import partial
 from typing import Literal
 
 import torch
@@ -25,7 +26,7 @@ from rlloss.core.checks import (
     check_same_shape,
 )
 from rlloss.core.module import Loss
-from rlloss.core.reduction import Reduction, fill_masked, promote, reduce_loss
+from rlloss.core.reduction import Reduction, fill_masked, promote, reduce_kernel, reduce_loss
 
 
 def _prepare(function: str, input: Tensor, target: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -76,8 +77,7 @@ def mae_loss(
         tensor(2.)
     """
     input, target = _prepare("mae_loss", input, target, mask)
-    loss = F.l1_loss(input, target, reduction="none")
-    return reduce_loss("mae_loss", loss, weight=weight, mask=mask, reduction=reduction)
+    return reduce_kernel("mae_loss", F.l1_loss, input, target, weight=weight, mask=mask, reduction=reduction)
 
 
 class MAELoss(RegressionLoss):
@@ -118,8 +118,7 @@ def mse_loss(
         tensor(5.)
     """
     input, target = _prepare("mse_loss", input, target, mask)
-    loss = F.mse_loss(input, target, reduction="none")
-    return reduce_loss("mse_loss", loss, weight=weight, mask=mask, reduction=reduction)
+    return reduce_kernel("mse_loss", F.mse_loss, input, target, weight=weight, mask=mask, reduction=reduction)
 
 
 class MSELoss(RegressionLoss):
@@ -301,8 +300,8 @@ def huber_loss(
     """
     check_positive("huber_loss", delta=delta)
     input, target = _prepare("huber_loss", input, target, mask)
-    loss = F.huber_loss(input, target, delta=delta, reduction="none")
-    return reduce_loss("huber_loss", loss, weight=weight, mask=mask, reduction=reduction)
+    kernel = partial(F.huber_loss, delta=delta)
+    return reduce_kernel("huber_loss", kernel, input, target, weight=weight, mask=mask, reduction=reduction)
 
 
 class HuberLoss(RegressionLoss):
@@ -356,8 +355,8 @@ def smooth_l1_loss(
     """
     check_non_negative("smooth_l1_loss", beta=beta)
     input, target = _prepare("smooth_l1_loss", input, target, mask)
-    loss = F.smooth_l1_loss(input, target, beta=beta, reduction="none")
-    return reduce_loss("smooth_l1_loss", loss, weight=weight, mask=mask, reduction=reduction)
+    kernel = partial(F.smooth_l1_loss, beta=beta)
+    return reduce_kernel("smooth_l1_loss", kernel, input, target, weight=weight, mask=mask, reduction=reduction)
 
 
 class SmoothL1Loss(RegressionLoss):
@@ -642,8 +641,8 @@ def poisson_nll_loss(
     """
     check_positive("poisson_nll_loss", eps=eps)
     input, target = _prepare("poisson_nll_loss", input, target, mask)
-    loss = F.poisson_nll_loss(input, target, log_input=log_input, full=full, eps=eps, reduction="none")
-    return reduce_loss("poisson_nll_loss", loss, weight=weight, mask=mask, reduction=reduction)
+    kernel = partial(F.poisson_nll_loss, log_input=log_input, full=full, eps=eps)
+    return reduce_kernel("poisson_nll_loss", kernel, input, target, weight=weight, mask=mask, reduction=reduction)
 
 
 class PoissonNLLLoss(RegressionLoss):

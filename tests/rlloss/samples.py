@@ -237,6 +237,163 @@ _CLASSIFICATION = [
         options={"epsilon": [1.0, -0.5, 0.25], "divide_by_order": True, "label_smoothing": 0.1},
     ),
     _probabilities("poly_loss", options={"from_logits": False, "epsilon": 2.0}),
+    Sample("binary_focal_loss", {"logits": normal(N, C), "target": bools(N, C)}, {"gamma": 1.5, "alpha": 0.25}),
+    Sample(
+        "binary_focal_loss",
+        {"logits": uniform(N, C, low=0.1, high=0.9), "target": uniform(N, C)},
+        options={"gamma": 0.5, "from_logits": False},
+        label="probabilities",
+        extreme={"logits": (0.0, 1.0)},
+    ),
+]
+
+
+def _divergence(
+    name: str, label: str = "", *, logits: bool = True, target_logits: bool = False, **options: Any
+) -> Sample:
+    """Model and target ``(N, C, D)``, each logits or probabilities."""
+    return Sample(
+        name,
+        {
+            "logits": normal(N, C, D) if logits else probabilities(N, C, D, dim=1),
+            "target": normal(N, C, D) if target_logits else probabilities(N, C, D, dim=1),
+        },
+        {"from_logits": logits, "target_from_logits": target_logits, **options},
+        label=label,
+        features={"logits": (1,), "target": (1,)},
+        extreme=None if logits else {"logits": (0.0, 1.0)},
+    )
+
+
+_DIVERGENCES = [
+    _divergence("kl_divergence"),
+    _divergence("kl_divergence", "logits", target_logits=True, temperature=2.5),
+    _divergence("kl_divergence", "reverse", reverse=True),
+    _divergence("kl_divergence", "probabilities", logits=False, reverse=True, temperature=0.5),
+    _divergence("js_divergence"),
+    _divergence("js_divergence", "logits", target_logits=True, temperature=2.5),
+    _divergence("js_divergence", "probabilities", logits=False),
+]
+
+
+def _signs(name: str, label: str = "", **options: Any) -> Sample:
+    """Scores against classes -1 and +1."""
+    target = bools(N, C).long() * 2 - 1
+    return Sample(name, {"score": normal(N, C), "target": target if label else target.double()}, options, label=label)
+
+
+def _hinge(label: str, **options: Any) -> Sample:
+    tensors = {"scores": normal(N, C, D), "target": integers(N, D, high=C)}
+    return Sample(
+        "multiclass_hinge_loss", tensors, options, label=label, features={"scores": (1,)}, classes={"target": C}
+    )
+
+
+_HINGES = [
+    _signs("hinge_loss"),
+    _signs("hinge_loss", "integers", margin=0.5),
+    _signs("squared_hinge_loss"),
+    _signs("squared_hinge_loss", "integers", margin=0.5),
+    _signs("soft_margin_loss"),
+    _signs("soft_margin_loss", "integers"),
+    _hinge(""),
+    _hinge("squared", p=2, margin=0.5, class_weight=_CLASS_WEIGHT, ignore_index=-1),
+    _hinge("strongest", variant="crammer-singer"),
+    _hinge("strongest-squared", variant="crammer-singer", p=2),
+]
+
+H, W = 5, 7  # height and width
+
+
+def _binary_regions(name: str, label: str = "", **options: Any) -> Sample:
+    """Images ``(N, H, W)`` against regions of the same shape."""
+    tensors = {"logits": normal(N, H, W), "target": bools(N, H, W)}
+    return Sample(name, tensors, options, label=f"binary{label}", mask_like="target")
+
+
+def _class_regions(name: str, label: str = "", **options: Any) -> Sample:
+    """Sequences, images or volumes ``(N, C, ...)`` against class indices."""
+    tensors = {"logits": normal(N, C, H, W), "target": integers(N, H, W, high=C)}
+    return Sample(
+        name,
+        tensors,
+        options,
+        label=label,
+        features={"logits": (1,)},
+        mask_like="target",
+        classes={"target": C},
+    )
+
+
+_SEGMENTATION = [
+    _binary_regions("dice_loss"),
+    _class_regions("dice_loss"),
+    _class_regions("dice_loss", "plain", squared=False, smooth=0.5, per_class=True),
+    _binary_regions("tversky_loss", alpha=0.3, beta=0.7, smooth=0.1),
+    _class_regions("tversky_loss", alpha=0.3, beta=0.7),
+    _class_regions("tversky_loss", "ignore", ignore_index=-1, per_class=True),
+    _binary_regions("jaccard_loss"),
+    _class_regions("jaccard_loss", smooth=0.1),
+    Sample(
+        "jaccard_loss",
+        {"logits": uniform(N, 2, 3, 4), "target": uniform(N, 2, 3, 4)},
+        {"from_logits": False, "per_class": True},
+        label="volumes",
+        mask_like="target",
+        extreme={"logits": (0.0, 1.0)},
+    ),
+]
+
+
+def _angular(name: str, label: str = "", owned: str = "class_weight", **options: Any) -> Sample:
+    """Embeddings ``(N, D)`` and labels ``(N,)`` against a vector per class, which the class owns."""
+    return Sample(
+        name,
+        {"embeddings": normal(N, D), "target": integers(N, high=C), owned: normal(C, D)},
+        options,
+        label=label,
+        predictions=("embeddings", owned),
+        unbatched=(owned,),
+        features={"embeddings": (1,)},
+        classes={"target": C},
+        owned=(owned,),
+        class_options={"num_classes": C, "embedding_dim": D},
+    )
+
+
+def _ge2e(label: str, **options: Any) -> Sample:
+    """Embeddings ``(speakers, utterances, D)``; the class owns the bias and the logarithm of the scale."""
+    return Sample(
+        "ge2e_loss",
+        {
+            "embeddings": normal(T, N, D),
+            "scale": torch.tensor(1.0, dtype=torch.float64),
+            "bias": torch.tensor(-1.0, dtype=torch.float64),
+        },
+        options,
+        label=label,
+        # The softmax does not change when a number is added to all its logits.
+        predictions=("embeddings", "scale", "bias") if options else ("embeddings", "scale"),
+        unbatched=("scale", "bias"),
+        features={"embeddings": (2,)},
+        coupled=True,
+        extreme={"embeddings": (-1e4, 1e4)},
+        unchecked=("embeddings",),
+        owned=("scale", "bias"),
+        build=lambda reduction: rlloss.GE2ELoss(init_scale=1.0, init_bias=-1.0, reduction=reduction, **options),
+    )
+
+
+_ANGULAR = [
+    _angular("aam_loss", scale=8.0),
+    _angular("aam_loss", "wide", scale=8.0, margin=2.0),
+    _angular("aam_loss", "easy", scale=8.0, margin=0.3, easy_margin=True),
+    _angular("cosface_loss", scale=8.0),
+    _angular("sphereface_loss"),
+    _angular("sphereface_loss", "annealed", margin=3, scale=8.0, annealing=5.0),
+    _angular("center_loss", owned="centers"),
+    _ge2e(""),
+    _ge2e("contrast", variant="contrast"),
 ]
 
 
@@ -359,4 +516,134 @@ _POLICY = [
     Sample("entropy_loss", {"logits": normal(T, B, A)}, features={"logits": (-1,)}, unchecked=("logits",)),
 ]
 
-SAMPLES: list[Sample] = [*_REGRESSION, *_CLASSIFICATION, *_RETURNS, *_VALUE, *_TD, *_POLICY]
+LISTS, LENGTH = 5, 7
+_SIGNS = 2.0 * bools(LISTS, LENGTH).double() - 1.0
+_GRADES = integers(LISTS, LENGTH, high=4).double()
+
+
+def _count_pairs(tensors: Tensors, mask: Tensor | None) -> Tensor:
+    kept = torch.ones(LISTS, LENGTH) if mask is None else mask
+    return kept.sum(-1).double().square()
+
+
+def _count_untied_pairs(tensors: Tensors, mask: Tensor | None) -> Tensor:
+    labels, kept = tensors["labels"], torch.ones(LISTS, LENGTH) if mask is None else mask
+    return ((labels[:, :, None] != labels[:, None]) * kept[:, :, None] * kept[:, None]).sum((-2, -1)).double()
+
+
+def _count_lists(tensors: Tensors, mask: Tensor | None) -> Tensor:
+    return torch.ones(LISTS) if mask is None else mask.any(-1).double()
+
+
+def _lists(name: str, labels: Tensor, count: Callable[[Tensors, Tensor | None], Tensor], **changes: Any) -> Sample:
+    """Scores and labels ``(LISTS, LENGTH)``, one loss a list."""
+    tensors = {"scores": normal(LISTS, LENGTH) * 2, "labels": labels}
+    return Sample(name, tensors, mask_like="scores", count=count, **changes)
+
+
+_RANKING = [
+    Sample(
+        "margin_ranking_loss",
+        {"input1": normal(N, D), "input2": normal(N, D), "target": 2.0 * bools(N, D).double() - 1.0},
+        options={"margin": 0.3},
+        predictions=("input1", "input2"),
+    ),
+    _lists("pairwise_ranking_loss", _SIGNS, _count_pairs, options={"margin": 0.7}),
+    _lists("soft_pairwise_loss", _SIGNS, _count_pairs),
+    _lists("pairwise_logistic_loss", _GRADES, _count_pairs),
+    _lists("pairwise_logistic_loss", _GRADES, _count_untied_pairs, options={"ignore_ties": True}, label="ignore_ties"),
+    _lists("list_net_loss", normal(LISTS, LENGTH), _count_lists),
+    _lists("list_mle_loss", _GRADES, _count_lists),
+    _lists("lambda_rank_loss", _GRADES, _count_lists, options={"sigma": 1.5}),
+]
+
+
+def _embeddings(name: str, *names: str, label: str = "", negatives: int = 0, **changes: Any) -> Sample:
+    """Embeddings ``(N, D)``, with labels or a target on request, and further negatives that no mask covers."""
+    changed = changes.pop("tensors", {})
+    tensors = {embedding: normal(N, D) for embedding in names} | changed
+    predictions = names
+    if negatives:
+        tensors["negatives"] = normal(negatives, D)
+        predictions = (*names, "negatives")
+    return Sample(
+        name,
+        tensors,
+        label=label,
+        predictions=predictions,
+        unbatched=("negatives",) if negatives else (),
+        unchecked=("negatives",) if negatives else (),
+        features=dict.fromkeys(predictions, (-1,)),
+        **changes,
+    )
+
+
+_PAIR_SIGNS = {"target": torch.tensor([1, -1, -1, 1, -1, 1])}
+_PAIR_TARGETS = {"target": torch.tensor([1.0, 0.0, 0.0, 1.0, 0.0, 1.0])}
+_LABELS = torch.tensor([2, 2, 0, 2, 0, 5])  # one is alone in its class
+
+
+def _has_positive(tensors: Tensors, mask: Tensor | None) -> Tensor:
+    labels, kept = tensors["labels"], torch.ones(N, dtype=torch.bool) if mask is None else mask
+    same = (labels[:, None] == labels) & kept & kept[:, None]
+    return (same.sum(-1) > 1).double()
+
+
+def _has_triplet(tensors: Tensors, mask: Tensor | None) -> Tensor:
+    labels, kept = tensors["labels"], torch.ones(N, dtype=torch.bool) if mask is None else mask
+    different = (labels[:, None] != labels) & kept & kept[:, None]
+    return _has_positive(tensors, mask) * different.any(-1)
+
+
+_CONTRASTIVE = [
+    _embeddings("contrastive_loss", "x1", "x2", tensors=_PAIR_TARGETS, options={"margin": 3.0}),
+    _embeddings(
+        "contrastive_loss", "x1", "x2", tensors=_PAIR_TARGETS, options={"margin": 3.0, "squared": False}, label="plain"
+    ),
+    _embeddings("triplet_loss", "anchor", "positive", "negative", options={"margin": 1.5}),
+    _embeddings("triplet_loss", "anchor", "positive", "negative", options={"p": 3.0, "swap": True}, label="swap"),
+    _embeddings("cosine_embedding_loss", "input1", "input2", tensors=_PAIR_SIGNS, options={"margin": -0.5}),
+    Sample(
+        "hinge_embedding_loss",
+        {"input": uniform(N, D), "target": 2.0 * bools(N, D).double() - 1.0},
+        options={"margin": 0.8},
+    ),
+    _embeddings("info_nce_loss", "query", "positive", options={"temperature": 0.5}, coupled=True),
+    _embeddings("info_nce_loss", "query", "positive", options={"symmetric": True}, label="symmetric", coupled=True),
+    _embeddings("info_nce_loss", "query", "positive", negatives=5, label="negatives"),
+    _embeddings("nt_xent_loss", "z1", "z2", options={"temperature": 0.7}, coupled=True, mask_like="z1"),
+    _embeddings(
+        "supervised_contrastive_loss", "embeddings", tensors={"labels": _LABELS}, coupled=True, count=_has_positive
+    ),
+    *(
+        _embeddings(
+            "batch_triplet_loss",
+            "embeddings",
+            tensors={"labels": _LABELS},
+            options={"mining": mining, "margin": 1.5},
+            label=mining,
+            coupled=True,
+            count=_has_triplet,
+        )
+        for mining in ("hard", "semihard", "all")
+    ),
+    _embeddings("multiple_negatives_ranking_loss", "anchors", "positives", options={"scale": 3.0}, coupled=True),
+    _embeddings(
+        "multiple_negatives_ranking_loss", "anchors", "positives", negatives=5, label="negatives", coupled=True
+    ),
+]
+
+SAMPLES: list[Sample] = [
+    *_REGRESSION,
+    *_CLASSIFICATION,
+    *_DIVERGENCES,
+    *_HINGES,
+    *_SEGMENTATION,
+    *_ANGULAR,
+    *_RANKING,
+    *_CONTRASTIVE,
+    *_RETURNS,
+    *_VALUE,
+    *_TD,
+    *_POLICY,
+]

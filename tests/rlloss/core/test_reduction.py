@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from rlloss.core.reduction import Reduction, check_reduction, fill_masked, promote, reduce_loss
+from rlloss.core.reduction import Reduction, check_reduction, fill_masked, promote, reduce_kernel, reduce_loss
 from tests.conftest import assert_close
 
 
@@ -138,3 +138,16 @@ def test_fill_masked() -> None:
     (gradient,) = torch.autograd.grad((filled * torch.tensor([1.0, math.nan])).sum(), tensor)
     assert_close(gradient, torch.tensor([1.0, 0.0]))
     assert fill_masked(torch.tensor(False), torch.tensor([3, 4]), 0).tolist() == [0, 0]
+
+
+@pytest.mark.parametrize("reduction", ["none", "mean", "sum"])
+@pytest.mark.parametrize("rows", [0, 5])
+def test_a_kernel_reduces_as_everything_else_does(reduction: Reduction, rows: int) -> None:
+    """Also an empty batch, of which torch's mean would be NaN."""
+    input, target = torch.randn(rows, 3, dtype=torch.float64), torch.randn(rows, 3, dtype=torch.float64)
+    mse, mask = torch.nn.functional.mse_loss, torch.rand(rows, 3) < 0.5
+    for options in ({"weight": None, "mask": None}, {"weight": None, "mask": mask}, {"weight": target, "mask": None}):
+        expected = reduce_loss("f", (input - target).square(), **options, reduction=reduction)
+        assert_close(reduce_kernel("f", mse, input, target, **options, reduction=reduction), expected)
+    with pytest.raises(ValueError, match="f: reduction must be one of"):
+        reduce_kernel("f", mse, input, target, weight=None, mask=None, reduction="max")  # type: ignore[arg-type]

@@ -1,0 +1,64 @@
+"""A batch that is spread over the processes of ``torch.distributed``, for the losses that compare its rows.
+
+Without an initialised process group there is one process, and nothing to gather.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+
+def process_count() -> int:
+    """The number of processes that share a batch."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def first_row(rows: int) -> int:
+    """The place of this process's first row among the rows of all processes, ``rows`` each."""
+    return rows * dist.get_rank() if process_count() > 1 else 0
+
+
+def gather_rows(tensor: Tensor) -> Tensor:
+    """Concatenate the rows of all processes, in the order of their ranks; gradients flow back to each.
+
+    Every process must call it, with the same shape.
+
+    Args:
+        tensor: ``(N, ...)``.
+
+    Returns:
+        ``(processes * N, ...)``.
+    """
+    if process_count() == 1:
+        return tensor
+    gathered: Tensor = _GatherRows.apply(tensor)  # type: ignore[no-untyped-call]
+    return gathered
+
+
+class _GatherRows(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, tensor: Tensor) -> Any:
+        gathered = tensor.new_empty((process_count() * tensor.shape[0], *tensor.shape[1:]))
+        dist.all_gather_into_tensor(gathered, tensor.contiguous())
+        return gathered
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Any:
+        # Each process has a gradient for every row: a row's is the sum over processes.
+        total = gradient.contiguous().clone()
+        dist.all_reduce(total)
+        rows = total.shape[0] // process_count()
+        return total[first_row(rows) : first_row(rows) + rows]
+
+
+def mean_over_processes(number: Tensor) -> Tensor:
+    """The average of a constant over all processes."""
+    if process_count() == 1:
+        return number
+    total = number.detach().clone()
+    dist.all_reduce(total)
+    return total / process_count()
