@@ -151,7 +151,8 @@ def check_number(
         raise TypeError(f"{function}: {name} must be a number, got {type(value).__name__}")
     too_low = value < low or (low_open and value == low)
     too_high = value > high or (high_open and value == high)
-    if too_low or too_high or not math.isfinite(value):
+    # Not isfinite, which torch.compile cannot trace for a number that changes between calls.
+    if too_low or too_high or not -math.inf < value < math.inf:
         left = "(" if low_open or low == -math.inf else "["
         right = ")" if high_open or high == math.inf else "]"
         raise ValueError(f"{function}: {name} must be in {left}{low:g}, {high:g}{right}, got {value!r}")

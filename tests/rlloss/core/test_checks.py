@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from rlloss.core import checks
 from rlloss.core.checks import value_checks
-from rlloss.functional import cross_entropy, focal_loss, q_value_loss
+from rlloss.functional import cross_entropy, focal_loss, huber_loss, q_value_loss
 
 
 def test_tensor() -> None:
@@ -166,3 +166,11 @@ def test_value_checks_are_off_unless_asked_for() -> None:
     with pytest.raises(ZeroDivisionError), value_checks():
         raise ZeroDivisionError
     assert not on()
+
+
+def test_a_number_that_changes_compiles() -> None:
+    """From its second value on, torch.compile sees a symbol in a float's place."""
+    compiled = torch.compile(huber_loss, fullgraph=True, backend="eager")
+    x, y = torch.randn(5), torch.randn(5)
+    for delta in (1.0, 2.0, 3.0):
+        assert torch.equal(compiled(x, y, delta=delta), huber_loss(x, y, delta=delta))
