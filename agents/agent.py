@@ -51,7 +51,7 @@ class Agent(ABC):
             spec: The environment's spaces and number.
             device: Where everything lives.
             seed: Seed of the weights and of the agent's own generator.
-            compiled: Whether loss and gradient become one compiled graph.
+            compiled: Whether a gradient step becomes one compiled graph.
 
         Returns:
             The agent itself.

@@ -13,7 +13,8 @@ def chain(layers: Iterable[nn.Module]) -> Callable[[Tensor], Tensor]:
     """The layers one after the other, for a forward pass without gradient.
 
     For a handful of observations calling a layer's ``forward`` through its module takes three times as long as the
-    layer's kernel does. The parameters are the layers' own.
+    layer's kernel does. The parameters are the layers' own. Activations overwrite what they are given, so the first
+    layer must not be one.
 
     Args:
         layers: What to compute, in order.

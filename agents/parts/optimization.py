@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import inspect
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -64,9 +65,16 @@ def make_optimizer(
         given["fused"] = True
     elif "capturable" in accepted and (in_graph or device == "cuda"):
         given.setdefault("capturable", True)  # keeps the step count on the device, where nothing has to wait for it
-    try:
+    with _refusals(owner, name):
         optimizer: torch.optim.Optimizer = cls(parameters, lr=float(learning_rate), **given)
-        return optimizer
+    return optimizer
+
+
+@contextmanager
+def _refusals(owner: str, name: str) -> Iterator[None]:
+    """Turn what an optimiser raises about its arguments, of whatever kind, into a ValueError that says so."""
+    try:
+        yield
     except Exception as error:  # RuntimeError for foreach with fused, for instance
         raise ValueError(f"{owner}: optimizer {name} refuses its arguments: {error}") from error
 
@@ -76,10 +84,8 @@ def check_optimizer(owner: str, name: str, learning_rate: float, arguments: Mapp
     parameter = nn.Parameter(torch.zeros(2, 2))
     optimizer = make_optimizer(owner, [parameter], name, learning_rate, arguments)
     parameter.grad = torch.zeros_like(parameter)
-    try:
+    with _refusals(owner, name):
         optimizer.step()
-    except Exception as error:
-        raise ValueError(f"{owner}: optimizer {name} refuses its arguments: {error}") from error
 
 
 def flatten_parameters(module: nn.Module) -> nn.Parameter:

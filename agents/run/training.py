@@ -76,6 +76,7 @@ class Settings:
             check_integer("train", name, getattr(self, name))
         check_integer("train", "seed", self.seed, high=2**32 - 1)
         check_choice("train", "vectorization", self.vectorization, get_args(Vectorization))
+        check_choice("train", "compile", self.compile, ("on", "off"))
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> Settings:
@@ -130,7 +131,7 @@ def train(
         seed: Seed of the environments, the weights and the agent's randomness, in [0, 2^32).
         device: Where the agent lives; "auto" is a GPU when there is one.
         threads: Threads of torch's CPU kernels, >= 1; more than 1 rarely pays for networks of this size.
-        compile: "on" makes loss and gradient one compiled graph, which is faster and takes seconds to start (more the
+        compile: "on" makes a gradient step one compiled graph, which is faster and takes seconds to start (more the
             first time); "auto" does so where the run is long enough to earn them back and a compiler is there.
         log_every: Steps between two rows of metrics.csv, >= 1; one more comes with the last evaluation.
         eval_every: Steps between two evaluations of the greedy policy; 0 for none but the last. The model that does

@@ -90,7 +90,12 @@ def reduce_loss(
     total = fill_masked(mask, kept).sum()
     if gather:
         total = mean_over_processes(total)
-    return loss.sum() / torch.where(total == 0, 1.0, total)
+    return divide_by_count(loss.sum(), total)
+
+
+def divide_by_count(total: Tensor, count: Tensor) -> Tensor:
+    """The mean of what adds up to ``total``; where nothing counts, the total itself, which is 0."""
+    return total / torch.where(count == 0, 1, count)
 
 
 def reduce_kernel(

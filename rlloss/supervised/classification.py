@@ -38,7 +38,15 @@ from rlloss.core.checks import (
     check_tensor,
 )
 from rlloss.core.module import Loss
-from rlloss.core.reduction import Reduction, check_reduction, fill_masked, promote, reduce_kernel, reduce_loss
+from rlloss.core.reduction import (
+    Reduction,
+    check_reduction,
+    divide_by_count,
+    fill_masked,
+    promote,
+    reduce_kernel,
+    reduce_loss,
+)
 from rlloss.core.vectors import full_precision
 
 
@@ -152,6 +160,7 @@ def cross_entropy(
         tensor([0.6931, -0.0000])
     """
     check_number("cross_entropy", "label_smoothing", label_smoothing, low=0.0, high=1.0)
+    check_reduction("cross_entropy", reduction)
     check_tensor("cross_entropy", logits=logits, target=target)
     if target.is_floating_point():
         return _soft_cross_entropy(logits, target, class_weight, label_smoothing, from_logits, weight, mask, reduction)
@@ -167,16 +176,11 @@ def cross_entropy(
         reduction="sum" if at_once else "none",
     )
     count = None if class_weight is None else class_weight[target]
-    if at_once:  # the sum is torch's, over what is kept
-        check_reduction("cross_entropy", reduction)
-        return loss if reduction == "sum" else loss / _total(keep if count is None else count.where(keep, 0.0))
-    return reduce_loss("cross_entropy", loss, weight=weight, mask=keep, reduction=reduction, count=count)
-
-
-def _total(count: Tensor) -> Tensor:
-    """What a mean divides by: 1 where nothing counts."""
-    total = count.sum()
-    return torch.where(total == 0, 1, total)
+    if not at_once:
+        return reduce_loss("cross_entropy", loss, weight=weight, mask=keep, reduction=reduction, count=count)
+    if reduction == "sum":
+        return loss
+    return divide_by_count(loss, (keep if count is None else fill_masked(keep, count)).sum())
 
 
 def _soft_cross_entropy(

@@ -428,6 +428,7 @@ def test_resume_refuses_what_does_not_fit(tmp_path: Path) -> None:
         ("log_every", "log_evry", "settings missing or unknown: log_every, log_evry"),
         ("device: cpu", "device: cuda", "resume: device is cuda, but torch finds no GPU"),
         ("steps: 30", "steps: many", "steps is of another type"),
+        ("compile: 'off'", "compile: maybe", "compile must be one of on, off, got 'maybe'"),
     ]:
         assert old in config
         (left / "config.yaml").write_text(config.replace(old, new))
