@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import shutil
 import sys
 import textwrap
@@ -17,20 +18,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code: 0, or 2 for a mistake in the arguments, or 1 for a missing package."""
     options = _parser().parse_args(arguments)
     if options.command == "list":
-        print(_listing(shutil.get_terminal_size((120, 24)).columns))
+        _print(_listing(shutil.get_terminal_size((120, 24)).columns))
         return 0
     try:
         plot(options.losses, options.out, over=options.over)
     except ModuleNotFoundError as error:
         if (error.name or "").split(".")[0] != "matplotlib":
             raise
-        print("python -m rlloss plot: matplotlib is missing: pip install 'rlloss[plot]'", file=sys.stderr)
+        print("python -m rlloss plot: matplotlib is missing: pip install matplotlib", file=sys.stderr)
         return 1
     except PlotError as error:
         print(f"python -m rlloss plot: {error}", file=sys.stderr)
         return 2
     print(options.out)
     return 0
+
+
+def _print(text: str) -> None:
+    """Print to a reader that may have enough before the end, as ``head`` has."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        # Python flushes once more when it ends, and would complain again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -42,7 +52,7 @@ def _parser() -> argparse.ArgumentParser:
     draw = commands.add_parser(
         "plot",
         help="draw losses and their gradients into a picture",
-        description="Draw losses and their gradients into a picture. Needs matplotlib: pip install 'rlloss[plot]'.",
+        description="Draw losses and their gradients into a picture. Needs matplotlib.",
         epilog="example: python -m rlloss plot mse_loss huber_loss huber_loss:delta=2 --out losses.png",
     )
     draw.add_argument(

@@ -13,6 +13,7 @@ import inspect
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -259,6 +260,8 @@ def plot(specifications: Sequence[str], out: str, *, over: str | None = None) ->
         PlotError: Unknown names or values, losses that have no axis in common, a file that cannot be written.
         ModuleNotFoundError: Matplotlib is not installed.
     """
+    if Path(out).is_dir() or not Path(out).suffix:
+        raise PlotError(f"cannot write {out}: wanted a file with an ending that says its format, such as losses.png")
     curves = [_parse(specification) for specification in specifications]
     axis = _common_axis(curves, over)
     lines = [_line(curve, axis) for curve in curves]
@@ -293,6 +296,8 @@ def _parse_option(name: str, text: str) -> tuple[str, Any]:
     try:
         parsed = ast.literal_eval(value)
     except (ValueError, SyntaxError):
+        if not isinstance(settable[key], str | bool):
+            raise PlotError(f"{name}: {key} must be a number, got {value}") from None
         parsed = value
     if isinstance(settable[key], bool) and not isinstance(parsed, bool):
         raise PlotError(f"{name}: {key} must be True or False, got {value}")

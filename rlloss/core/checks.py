@@ -90,12 +90,20 @@ def check_labels(function: str, name: str, labels: Tensor, num_classes: int, kee
 
 def check_signs(function: str, name: str, signs: Tensor, keep: Tensor | None) -> None:
     """Raise a ValueError when a kept value is neither -1 nor +1; only inside :func:`value_checks`."""
-    if not _value_checks_enabled:
-        return
-    kept = signs if keep is None else signs[keep.expand_as(signs)]
-    wrong = kept[kept.abs() != 1]
+    if _value_checks_enabled:
+        _check_values(function, name, signs, signs.abs() == 1, keep, "hold -1 and +1 only")
+
+
+def check_unit_interval(function: str, name: str, values: Tensor, keep: Tensor | None) -> None:
+    """Raise a ValueError when a kept value is outside [0, 1] or NaN; only inside :func:`value_checks`."""
+    if _value_checks_enabled:
+        _check_values(function, name, values, (values >= 0) & (values <= 1), keep, "be in [0, 1]")
+
+
+def _check_values(function: str, name: str, values: Tensor, right: Tensor, keep: Tensor | None, wanted: str) -> None:
+    wrong = values[~right] if keep is None else values[~right & keep.expand_as(values)]
     if wrong.numel():
-        raise ValueError(f"{function}: {name} must hold -1 and +1 only, got {wrong[0].item()}")
+        raise ValueError(f"{function}: {name} must {wanted}, got {wrong[0].item()}")
 
 
 def check_same_shape(function: str, **tensors: Tensor) -> None:
@@ -158,11 +166,11 @@ def check_number(
         raise ValueError(f"{function}: {name} must be in {left}{low:g}, {high:g}{right}, got {value!r}")
 
 
-def check_integer(function: str, name: str, value: int, *, low: int = 0, high: int | None = None) -> None:
+def check_integer(function: str, name: str, value: int, *, low: int | None = 0, high: int | None = None) -> None:
     """Raise a TypeError unless ``value`` is an int, a ValueError unless it is between ``low`` and ``high``."""
     if isinstance(value, bool) or not isinstance(value, int):
         raise TypeError(f"{function}: {name} must be an integer, got {value!r} ({type(value).__name__})")
-    if value < low or (high is not None and value > high):
+    if (low is not None and value < low) or (high is not None and value > high):
         wanted = f">= {low}" if high is None else f"in [{low}, {high}]"
         raise ValueError(f"{function}: {name} must be {wanted}, got {value}")
 

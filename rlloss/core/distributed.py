@@ -42,9 +42,9 @@ def gather_rows(tensor: Tensor) -> Tensor:
 class _GatherRows(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, tensor: Tensor) -> Any:
-        gathered = tensor.new_empty((process_count() * tensor.shape[0], *tensor.shape[1:]))
-        dist.all_gather_into_tensor(gathered, tensor.contiguous())
-        return gathered
+        gathered = tensor.new_empty((process_count(), *tensor.shape))
+        dist.all_gather(list(gathered), tensor.contiguous())
+        return gathered.flatten(0, 1)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Any:

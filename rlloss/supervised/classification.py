@@ -4,6 +4,8 @@ The class dimension is 1, as in torch: logits ``(N, C, ...)`` or ``(C,)`` agains
 ``target`` and ``weight`` are constants: gradients reach the logits only. ``weight``, ``mask`` and ``reduction`` work as
 :mod:`rlloss.core.reduction` says. A label equal to ``ignore_index`` counts in neither the sum nor the count, in every
 function here; as in torch, its logits have to be finite for all that (it is ``mask`` that keeps NaN from the gradient).
+With ``from_logits=False`` the multi-class functions count a probability of 0 as the smallest positive number of the
+dtype, a constant: the loss is large but finite, and its gradient there is 0.
 
 In order: cross-entropy, focal and poly loss; divergences between distributions; hinge losses on scores.
 """
@@ -14,7 +16,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from functools import partial
-from typing import Literal
+from typing import Literal, TypeAlias
 
 import torch
 import torch.nn.functional as F
@@ -25,6 +27,7 @@ from rlloss.core.checks import (
     check_choice,
     check_float,
     check_indices,
+    check_integer,
     check_labels,
     check_mask,
     check_ndim,
@@ -36,6 +39,7 @@ from rlloss.core.checks import (
     check_shape,
     check_signs,
     check_tensor,
+    check_unit_interval,
 )
 from rlloss.core.module import Loss
 from rlloss.core.reduction import (
@@ -48,6 +52,9 @@ from rlloss.core.reduction import (
     reduce_loss,
 )
 from rlloss.core.vectors import full_precision
+
+# A number per class.
+ClassWeight: TypeAlias = Tensor | Sequence[float]
 
 
 def _class_dim(logits: Tensor) -> int:
@@ -71,6 +78,7 @@ def _prepare_indices(
     function: str, logits: Tensor, target: Tensor, mask: Tensor | None, ignore_index: int, name: str = "logits"
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Check and fill logits and class indices; return them with the mask of the labels that are kept."""
+    check_integer(function, "ignore_index", ignore_index, low=None)
     check_float(function, **{name: logits})
     check_ndim(function, name, logits, 1, "(N, C, ...) or (C,)")
     check_indices(function, target=target)
@@ -88,13 +96,18 @@ def _prepare_indices(
 
 
 def _as_logits(logits: Tensor, from_logits: bool) -> Tensor:
-    """Logits as they are, or the logarithm of probabilities (0 counts as the smallest positive number)."""
+    """Logits as they are, or the logarithm of probabilities.
+
+    A probability of 0 counts as the smallest positive number, a constant: it gets no gradient.
+    """
     return logits if from_logits else logits.clamp(min=torch.finfo(logits.dtype).tiny).log()
 
 
-def _check_class_weight(function: str, class_weight: Tensor | None, logits: Tensor) -> Tensor | None:
+def _check_class_weight(function: str, class_weight: ClassWeight | None, logits: Tensor) -> Tensor | None:
     if class_weight is None:
         return None
+    if not isinstance(class_weight, Tensor):
+        class_weight = torch.tensor(class_weight, dtype=logits.dtype, device=logits.device)
     check_float(function, class_weight=class_weight)
     check_shape(function, "class_weight", class_weight, (logits.shape[_class_dim(logits)],), "one per class")
     return class_weight.detach().to(logits.dtype)
@@ -123,7 +136,7 @@ def cross_entropy(
     logits: Tensor,
     target: Tensor,
     *,
-    class_weight: Tensor | None = None,
+    class_weight: ClassWeight | None = None,
     label_smoothing: float = 0.0,
     ignore_index: int = -100,
     from_logits: bool = True,
@@ -141,7 +154,7 @@ def cross_entropy(
     Args:
         logits: ``(N, C, ...)`` or ``(C,)``, floating-point; probabilities in [0, 1] with ``from_logits=False``.
         target: Class indices ``(N, ...)`` or ``()`` in [0, C), or class probabilities in the shape of ``logits``.
-        class_weight: ``(C,)``, a factor per class.
+        class_weight: ``(C,)``, a factor per class; a tensor or a sequence.
         label_smoothing: Share of the target that is spread evenly over the classes, in [0, 1].
         ignore_index: Label that is left out, only with class indices.
         from_logits: Whether ``logits`` are logits; otherwise probabilities.
@@ -186,7 +199,7 @@ def cross_entropy(
 def _soft_cross_entropy(
     logits: Tensor,
     target: Tensor,
-    class_weight: Tensor | None,
+    class_weight: ClassWeight | None,
     label_smoothing: float,
     from_logits: bool,
     weight: Tensor | None,
@@ -201,6 +214,7 @@ def _soft_cross_entropy(
     logits, target = promote(logits, target.detach())
     class_weight = _check_class_weight("cross_entropy", class_weight, logits)
     logits, target = _fill_classes(mask, logits), _fill_classes(mask, target)
+    check_unit_interval("cross_entropy", "target", target, None)
     loss = F.cross_entropy(
         _as_logits(logits, from_logits),
         target,
@@ -219,7 +233,7 @@ class CrossEntropyLoss(ClassificationLoss):
     def __init__(
         self,
         *,
-        class_weight: Tensor | Sequence[float] | None = None,
+        class_weight: ClassWeight | None = None,
         label_smoothing: float = 0.0,
         ignore_index: int = -100,
         from_logits: bool = True,
@@ -272,6 +286,7 @@ def _prepare_binary(function: str, logits: Tensor, target: Tensor, mask: Tensor 
     check_same_shape(function, logits=logits, target=target)
     check_mask(function, mask, tuple(logits.shape))
     logits, target = promote(logits, target.detach())
+    check_unit_interval(function, "target", target, mask)
     return fill_masked(mask, logits, 0.5), fill_masked(mask, target)
 
 
@@ -287,7 +302,7 @@ def binary_cross_entropy(
     logits: Tensor,
     target: Tensor,
     *,
-    pos_weight: Tensor | float | None = None,
+    pos_weight: Tensor | Sequence[float] | float | None = None,
     label_smoothing: float = 0.0,
     from_logits: bool = True,
     weight: Tensor | None = None,
@@ -303,7 +318,7 @@ def binary_cross_entropy(
     Args:
         logits: Any shape, floating-point; probabilities in [0, 1] with ``from_logits=False``.
         target: Same shape, in [0, 1]; floating-point, integer or bool.
-        pos_weight: Factor of the positive term, > 0; a number, or a tensor broadcastable to ``logits``.
+        pos_weight: Factor of the positive term, > 0; a number, or several (or a tensor) broadcastable to ``logits``.
         label_smoothing: Share of the target that is spread over both classes, in [0, 1].
         from_logits: Whether ``logits`` are logits; otherwise probabilities.
         weight: Factor per element, broadcastable to ``logits``.
@@ -338,12 +353,13 @@ def binary_cross_entropy(
     return reduce_loss("binary_cross_entropy", loss, weight=weight, mask=mask, reduction=reduction)
 
 
-def _check_pos_weight(pos_weight: Tensor | float | None, logits: Tensor) -> Tensor | None:
+def _check_pos_weight(pos_weight: Tensor | Sequence[float] | float | None, logits: Tensor) -> Tensor | None:
     if pos_weight is None:
         return None
     if not isinstance(pos_weight, Tensor):
-        check_number("binary_cross_entropy", "pos_weight", pos_weight, low=0.0, low_open=True)
-        return torch.full((), pos_weight, dtype=logits.dtype, device=logits.device)
+        for number in pos_weight if isinstance(pos_weight, Sequence) else [pos_weight]:
+            check_number("binary_cross_entropy", "pos_weight", number, low=0.0, low_open=True)
+        pos_weight = torch.tensor(pos_weight, dtype=logits.dtype, device=logits.device)
     check_float("binary_cross_entropy", pos_weight=pos_weight)
     check_broadcastable("binary_cross_entropy", "pos_weight", pos_weight, tuple(logits.shape))
     return pos_weight.detach().to(logits.dtype)
@@ -391,7 +407,8 @@ def _focus(miss: Tensor, gamma: float) -> Tensor:
 
 def _focal(log_p_t: Tensor, gamma: float) -> Tensor:
     """``-(1 - p_t)^gamma log p_t``."""
-    return -_focus(-torch.expm1(log_p_t), gamma) * log_p_t
+    # Below the clamp 1 - p_t is 1 in any case; without it, log p_t = -inf has the gradient 0 * inf.
+    return -_focus(-torch.expm1(log_p_t.clamp(min=math.log(torch.finfo(log_p_t.dtype).tiny))), gamma) * log_p_t
 
 
 def _check_alpha(function: str, alpha: Tensor | Sequence[float] | float | None) -> None:
@@ -463,11 +480,13 @@ def focal_loss(
 class FocalLoss(ClassificationLoss):
     """:func:`focal_loss` as a module."""
 
+    alpha: Tensor | float | None
+
     def __init__(
         self,
         *,
         gamma: float = 2.0,
-        alpha: Sequence[float] | float | None = None,
+        alpha: Tensor | Sequence[float] | float | None = None,
         ignore_index: int = -100,
         from_logits: bool = True,
         reduction: Reduction = "mean",
@@ -476,7 +495,10 @@ class FocalLoss(ClassificationLoss):
         check_non_negative("FocalLoss", gamma=gamma)
         _check_alpha("FocalLoss", alpha)
         self.gamma = gamma
-        self.alpha = alpha
+        if isinstance(alpha, int | float):
+            self.alpha = alpha
+        else:
+            self.register_buffer("alpha", _as_buffer(alpha), persistent=False)
         self.ignore_index = ignore_index
         self.from_logits = from_logits
 
@@ -787,8 +809,9 @@ def kl_divergence(
         reduction: ``"none"``, ``"mean"`` or ``"sum"``. The mean is over distributions, torch's ``"batchmean"``.
 
     Returns:
-        Scalar, or ``(N, ...)`` for ``"none"``; in nats, >= 0. Probabilities are normalised; where one is 0 and the
-        other is not, it counts as the smallest positive number of the dtype, so the result is large but finite.
+        Scalar, or ``(N, ...)`` for ``"none"``; in nats, >= 0 up to rounding. Probabilities are normalised; where one
+        is 0 and the other is not, it counts as the smallest positive number of the dtype, so the result is large but
+        finite.
 
     Raises:
         ValueError: Shapes that differ, a wrong dtype, ``temperature`` <= 0, an unknown reduction.
@@ -871,7 +894,8 @@ def js_divergence(
         reduction: ``"none"``, ``"mean"`` or ``"sum"``.
 
     Returns:
-        Scalar, or ``(N, ...)`` for ``"none"``; in nats, between 0 and log 2. Probabilities are normalised.
+        Scalar, or ``(N, ...)`` for ``"none"``; in nats, between 0 and log 2 up to rounding.
+        Probabilities are normalised.
 
     Raises:
         ValueError: Shapes that differ, a wrong dtype, ``temperature`` <= 0, an unknown reduction.
@@ -1097,7 +1121,7 @@ def multiclass_hinge_loss(
     margin: float = 1.0,
     p: int = 1,
     variant: HingeVariant = "weston-watkins",
-    class_weight: Tensor | None = None,
+    class_weight: ClassWeight | None = None,
     ignore_index: int = -100,
     weight: Tensor | None = None,
     mask: Tensor | None = None,
@@ -1164,7 +1188,7 @@ class MulticlassHingeLoss(Loss):
         margin: float = 1.0,
         p: int = 1,
         variant: HingeVariant = "weston-watkins",
-        class_weight: Tensor | Sequence[float] | None = None,
+        class_weight: ClassWeight | None = None,
         ignore_index: int = -100,
         reduction: Reduction = "mean",
     ) -> None:

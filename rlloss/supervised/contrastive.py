@@ -31,6 +31,7 @@ from rlloss.core.checks import (
     check_same_shape,
     check_shape,
     check_signs,
+    check_unit_interval,
 )
 from rlloss.core.distributed import first_row, gather_rows
 from rlloss.core.module import Loss
@@ -104,6 +105,7 @@ def contrastive_loss(
     check_positive("contrastive_loss", margin=margin)
     x1, x2 = _prepare_embeddings("contrastive_loss", mask, x1=x1, x2=x2)
     _check_target("contrastive_loss", target, x1.shape)
+    check_unit_interval("contrastive_loss", "target", target, mask)
     similar = fill_masked(mask, target.detach().to(x1.dtype))
     difference = x1 - x2
     distance = torch.linalg.vector_norm(difference, dim=-1)
@@ -163,7 +165,7 @@ def triplet_loss(
         positive: Embeddings of the anchors' classes, same shape.
         negative: Embeddings of other classes, same shape; gradients reach all three.
         margin: By how much the negative should be farther than the positive, > 0.
-        p: Norm of the distance, > 0.
+        p: Norm of the distance, > 0 and finite.
         eps: Added to each difference of embeddings, >= 0: as in torch.
         swap: Whether the distance between positive and negative counts when it is shorter than the anchor's.
         weight: Factor per triplet, broadcastable to ``(...)``.
@@ -376,7 +378,7 @@ def _check_rows(function: str, **embeddings: Tensor) -> None:
     check_same_shape(function, **embeddings)
     for name, tensor in embeddings.items():
         if tensor.ndim != 2:
-            raise ValueError(f"{function}: {name} must have shape (N, D), got {tuple(tensor.shape)}")
+            raise ValueError(f"{function}: {name} must have two dimensions, (rows, D), got {tuple(tensor.shape)}")
 
 
 def _unit_rows(
@@ -762,7 +764,7 @@ def _class_sums(embeddings: Tensor, labels: Tensor, keep: Tensor) -> tuple[Tenso
     # The first place of a label in sorted order names its class by a number below N, whatever the labels are.
     place = torch.searchsorted(labels.sort().values, labels)
     total = torch.zeros_like(embeddings).index_add(0, place, embeddings)
-    number = torch.zeros_like(embeddings[:, 0]).index_add(0, place, keep.to(embeddings.dtype))
+    number = embeddings.new_zeros(embeddings.shape[0]).index_add(0, place, keep.to(embeddings.dtype))
     return total[place], number[place]
 
 

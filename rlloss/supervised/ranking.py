@@ -137,7 +137,7 @@ def pairwise_ranking_loss(
 
     Args:
         scores: ``(..., L)``, floating-point.
-        labels: Same shape; 1 for positives, -1 for negatives.
+        labels: Same shape; 1 for positives, -1 for negatives (anything above 0 counts as 1, the rest as -1).
         margin: By how much a positive should be higher, in the units of the scores.
         weight: Factor per list, broadcastable to ``(...)``.
         mask: Bool, broadcastable to ``scores``; False removes from the list.
@@ -196,7 +196,7 @@ def soft_pairwise_loss(
 
     Args:
         scores: ``(..., L)``, floating-point.
-        labels: Same shape; 1 for positives, -1 for negatives.
+        labels: Same shape; 1 for positives, -1 for negatives (anything above 0 counts as 1, the rest as -1).
         weight: Factor per list, broadcastable to ``(...)``.
         mask: Bool, broadcastable to ``scores``; False removes from the list.
         reduction: ``"none"``, ``"mean"`` (divides by the number of pairs) or ``"sum"``.
@@ -442,7 +442,9 @@ def lambda_rank_loss(
     """
     check_positive("lambda_rank_loss", sigma=sigma)
     scores, labels, kept = _prepare_lists("lambda_rank_loss", scores, labels, mask)
-    gain = (torch.exp2(labels) - 1.0) * kept
+    # Every gain in units of 2^(the highest label), so that none overflows: the ratio to the best DCG stays.
+    top = F.pad(labels, (0, 1)).amax(-1, keepdim=True)
+    gain = (torch.exp2(labels - top) - torch.exp2(-top)) * kept
     discount = _rank_discount(_push_back(kept, scores.detach()))
     best = (gain * _rank_discount(_push_back(kept, labels))).sum(-1)
     gain = gain / torch.where(best > 0, best, 1.0)[..., None]

@@ -22,11 +22,13 @@ from torch import Tensor
 from rlloss.core.checks import (
     check_float,
     check_indices,
+    check_integer,
     check_labels,
     check_mask,
     check_ndim,
     check_non_negative,
     check_tensor,
+    check_unit_interval,
 )
 from rlloss.core.module import Loss
 from rlloss.core.reduction import Reduction, fill_masked, promote, reduce_loss
@@ -44,11 +46,13 @@ def _prepare(
     function: str, logits: Tensor, target: Tensor, from_logits: bool, ignore_index: int, mask: Tensor | None
 ) -> _Regions:
     """Check the arguments, take probabilities and bring both forms to ``(N, C, elements)``."""
-    binary = _check_shapes(function, logits, target)
+    binary = _check_shapes(function, logits, target, from_logits)
+    check_integer(function, "ignore_index", ignore_index, low=None)
     check_mask(function, mask, tuple(target.shape))
     target = target.detach() if target.is_floating_point() else target.long()  # in uint8, -100 would equal 156
     keep = target != ignore_index if mask is None else (target != ignore_index) & mask
     if binary:
+        check_unit_interval(function, "target", target, keep)
         logits, truth = promote(_flatten(logits, 1).unsqueeze(1), _flatten(target, 1).unsqueeze(1))
     else:
         check_labels(function, "target", target, logits.shape[1], keep)
@@ -65,7 +69,7 @@ def _prepare(
     return _Regions(p, fill_masked(keep, truth), keep.any(-1))
 
 
-def _check_shapes(function: str, logits: Tensor, target: Tensor) -> bool:
+def _check_shapes(function: str, logits: Tensor, target: Tensor, from_logits: bool) -> bool:
     """Check the tensors; return whether the form is the binary one."""
     check_float(function, logits=logits)
     check_tensor(function, target=target)
@@ -78,6 +82,11 @@ def _check_shapes(function: str, logits: Tensor, target: Tensor) -> bool:
             f"(multi-class), got logits {tuple(logits.shape)}, target {tuple(target.shape)}"
         )
     check_indices(function, target=target)
+    if from_logits and logits.shape[1] == 1:
+        raise ValueError(
+            f"{function}: logits of one class have a softmax of 1 whatever they are, so no gradient; give target their "
+            f"shape (binary), got logits {tuple(logits.shape)}, target {tuple(target.shape)}"
+        )
     return False
 
 

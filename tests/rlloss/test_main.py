@@ -39,6 +39,15 @@ def test_list_prints_every_function(capsys: pytest.CaptureFixture[str], monkeypa
     assert "``" not in printed and ":func:" not in printed
 
 
+def test_list_ends_quietly_when_nobody_reads_on() -> None:
+    command = [sys.executable, "-m", "rlloss", "list"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=Path.cwd()) as process:
+        assert process.stdout is not None and process.stderr is not None
+        process.stdout.close()  # before anything is printed
+        assert process.stderr.read() == b""
+    assert process.returncode == 0
+
+
 def test_catalogue_reads_every_docstring_to_the_end() -> None:
     """One formula each, and every word of the section Reference belongs to a paper."""
     for entry in catalogue():
@@ -120,7 +129,10 @@ def test_formats_and_the_axis_asked_for(tmp_path: Path) -> None:
         (["huber_loss:detla=2"], "huber_loss has no hyper-parameter 'detla' to set; it has delta"),
         (["mse_loss:delta=2"], "mse_loss has no hyper-parameter 'delta' to set; it has none"),
         (["huber_loss:delta=-1"], "huber_loss: delta must be in (0, inf), got -1"),
-        (["huber_loss:delta=two"], "huber_loss: delta must be a number, got str"),
+        (["huber_loss:delta=two"], "huber_loss: delta must be a number, got two"),
+        (["huber_loss:delta=[1,2"], "huber_loss: delta must be a number, got [1"),
+        (["cross_entropy:ignore_index=x"], "cross_entropy: ignore_index must be a number, got x"),
+        (["cross_entropy:ignore_index=1.5"], "cross_entropy: ignore_index must be an integer, got 1.5 (float)"),
         (["huber_loss:delta="], "huber_loss: delta needs a value: delta=..."),
         (["huber_loss:delta"], "huber_loss: delta needs a value: delta=..."),
         (["dice_loss:squared=1"], "dice_loss: squared must be True or False, got 1"),
@@ -142,11 +154,12 @@ def test_mistakes_end_with_one_line(
     assert not out.exists()
 
 
-@pytest.mark.parametrize("name", ["losses.nonsense", "no/such/folder/losses.png"])
+@pytest.mark.parametrize("name", ["losses.nonsense", "no/such/folder/losses.png", "losses", "."])
 def test_a_file_that_cannot_be_written(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["plot", "mse_loss", "--out", str(tmp_path / name)]) == 2
     error = capsys.readouterr().err
     assert error.startswith("python -m rlloss plot: cannot write ") and error.count("\n") == 1
+    assert not list(tmp_path.iterdir())
 
 
 def test_without_matplotlib(tmp_path: Path) -> None:
@@ -161,7 +174,7 @@ def test_without_matplotlib(tmp_path: Path) -> None:
     assert run("list").returncode == 0
     done = run("plot", "mse_loss", "--out", str(tmp_path / "losses.png"))
     assert done.returncode == 1
-    assert done.stderr == "python -m rlloss plot: matplotlib is missing: pip install 'rlloss[plot]'\n"
+    assert done.stderr == "python -m rlloss plot: matplotlib is missing: pip install matplotlib\n"
 
 
 def test_importing_the_library_imports_no_picture() -> None:

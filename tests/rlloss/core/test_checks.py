@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import Tensor
 
+import rlloss.functional as F
 from rlloss.core import checks
 from rlloss.core.checks import value_checks
 from rlloss.functional import cross_entropy, focal_loss, huber_loss, q_value_loss
@@ -137,6 +140,27 @@ def test_value_checks_say_what_is_out_of_range() -> None:
         pytest.raises(ValueError, match=r"^q_value_loss: action must .* \[0, 3\), got values in \[-1, -1\]$"),
     ):
         q_value_loss(torch.zeros(1, 3), torch.tensor([-1]), torch.zeros(1))
+
+
+@pytest.mark.parametrize("wrong", [-0.5, 1.5, math.nan])
+def test_value_checks_of_targets_between_0_and_1(wrong: float) -> None:
+    x, keep = torch.zeros(2, 3), torch.tensor([[True, True, False], [True, True, True]])
+    target = torch.tensor([[0.0, 1.0, wrong], [0.5, 0.0, 1.0]])
+    calls: dict[str, Callable[..., Tensor]] = {
+        "binary_cross_entropy": lambda **mask: F.binary_cross_entropy(x, target, **mask),
+        "binary_focal_loss": lambda **mask: F.binary_focal_loss(x, target, **mask),
+        "dice_loss": lambda **mask: F.dice_loss(x, target, **mask),
+        "contrastive_loss": lambda **mask: F.contrastive_loss(x.unsqueeze(-1), x.unsqueeze(-1), target, **mask),
+        "cross_entropy": lambda mask=None: F.cross_entropy(
+            x.unsqueeze(0), target.unsqueeze(0), mask=None if mask is None else mask.all(0, keepdim=True)
+        ),
+    }
+    for name, call in calls.items():
+        with value_checks(), pytest.raises(ValueError, match=rf"^{name}: target must be in \[0, 1\], got {wrong}$"):
+            call()
+        with value_checks():
+            call(mask=keep)
+        call()
 
 
 def test_value_checks_look_at_what_is_kept() -> None:

@@ -334,6 +334,42 @@ def test_focal_gradient_where_the_answer_is_certain(gamma: float) -> None:
     assert torch.autograd.grad(loss, logits)[0].abs().max() < 1e-3
 
 
+@pytest.mark.parametrize("gamma", [0.0, 0.5, 2.0])
+def test_focal_gradient_where_the_true_class_is_impossible(gamma: float) -> None:
+    """(1 - p_t)^gamma is 1 there, and what is left is the cross-entropy's gradient."""
+    logits = torch.tensor([[-torch.inf, 0.0, 1.0]], requires_grad=True)
+    target = torch.tensor([0])
+    for loss in (F.focal_loss(logits, target, gamma=gamma), F.cross_entropy(logits, target)):
+        assert loss == torch.inf
+        gradient = torch.autograd.grad(loss, logits)[0]
+        assert_close(gradient, torch.tensor([[-1.0, *torch.tensor([0.0, 1.0]).softmax(0)]]))
+    log_prob = torch.tensor([-torch.inf, -1e6], requires_grad=True)
+    slope = torch.autograd.grad(rlloss.FocalLoss(gamma=gamma).of_log_prob(log_prob).sum(), log_prob)[0]
+    assert slope.tolist() == [-1.0, -1.0]
+
+
+def test_focal_alpha_moves_with_its_module() -> None:
+    assert rlloss.FocalLoss(alpha=[1.0, 2.0]).to("meta").alpha.device.type == "meta"  # type: ignore[union-attr]
+    assert rlloss.FocalLoss(alpha=0.25).alpha == 0.25
+
+
+def test_numbers_per_class_may_be_a_sequence() -> None:
+    logits, target, numbers = torch.randn(6, 3), torch.tensor([0, 1, 2, 2, 1, 0]), [0.5, 1.0, 4.0]
+    for function in (F.cross_entropy, F.multiclass_hinge_loss):
+        expected = function(logits, target, class_weight=torch.tensor(numbers))
+        assert torch.equal(function(logits, target, class_weight=numbers), expected)
+    positive = torch.rand(6, 3)
+    expected = F.binary_cross_entropy(logits, positive, pos_weight=torch.tensor(numbers))
+    assert torch.equal(F.binary_cross_entropy(logits, positive, pos_weight=numbers), expected)
+    with pytest.raises(ValueError, match="pos_weight must be in"):
+        F.binary_cross_entropy(logits, positive, pos_weight=[1.0, -1.0, 1.0])
+
+
+def test_ignore_index_is_an_integer() -> None:
+    with pytest.raises(TypeError, match=r"^focal_loss: ignore_index must be an integer, got 'x'"):
+        F.focal_loss(torch.zeros(1, 3), torch.tensor([0]), ignore_index="x")  # type: ignore[arg-type]
+
+
 def test_focal_spares_the_easy_samples() -> None:
     """gamma = 2, p_t = 0.9: one hundredth of the cross-entropy, as the paper says."""
     logits = double([[math.log(0.9), math.log(0.1)]])

@@ -260,6 +260,18 @@ def test_lambda_rank_gradient_is_the_swap_times_the_logistic() -> None:
     assert_close(gradient, torch.tensor([-slope, slope], dtype=torch.float64))
 
 
+def test_lambda_rank_of_high_grades() -> None:
+    """2^y overflows float32 from 128 on, the ratio of two gains does not."""
+    scores = torch.tensor([0.3, -0.2, 0.1], requires_grad=True)
+    for top in (100.0, 128.0, 1000.0):
+        loss = F.lambda_rank_loss(scores, torch.tensor([top, top - 1, 0.0]))
+        exact = F.lambda_rank_loss(scores.double(), torch.tensor([top, top - 1, 0.0]).double())
+        assert_close(loss, exact.float())
+        assert torch.autograd.grad(loss, scores)[0].isfinite().all()
+    # Gains 2^y and 2^(y - 1) beside 0: the limit is the same for every high y.
+    assert_close(loss, F.lambda_rank_loss(scores, torch.tensor([60.0, 59.0, 0.0])))
+
+
 def test_lambda_rank_without_relevance_is_zero() -> None:
     assert F.lambda_rank_loss(torch.randn(2, 4), torch.zeros(2, 4)).item() == 0.0
 

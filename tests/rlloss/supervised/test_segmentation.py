@@ -177,7 +177,7 @@ def test_weights_of_samples_and_classes(loss: Callable[..., Tensor], options: di
     st.sampled_from(LOSSES),
     st.sampled_from([torch.float16, torch.bfloat16, torch.float32, torch.float64]),
     st.lists(st.integers(1, 4), min_size=1, max_size=3),
-    st.integers(1, 4),
+    st.integers(2, 4),
     st.floats(0.0, 1e4),
     st.sampled_from([0.0, 1e-6, 1.0]),
     st.integers(0, 2**31),
@@ -211,6 +211,16 @@ def test_large_half_precision_image() -> None:
     logits, target = torch.full((1, 512, 512), 3.0), torch.ones(1, 512, 512)
     for dtype in (torch.float16, torch.bfloat16):
         assert_close(F.dice_loss(logits.to(dtype), target), F.dice_loss(logits, target))
+
+
+def test_a_softmax_of_one_class_is_refused() -> None:
+    """It is 1 whatever the logit is, so nothing would be learned."""
+    logits, target = torch.zeros(2, 1, 3), torch.zeros(2, 3, dtype=torch.long)
+    for name in ("dice_loss", "tversky_loss", "jaccard_loss"):
+        with pytest.raises(ValueError, match=rf"^{name}: logits of one class have a softmax of 1"):
+            getattr(F, name)(logits, target)
+        assert getattr(F, name)(logits, target.unsqueeze(1)).isfinite()
+        assert getattr(F, name)(logits, target, from_logits=False).isfinite()
 
 
 def test_errors() -> None:
