@@ -1,8 +1,27 @@
 """Every loss function by name: the ``F`` of this library."""
 
+from rlloss.rl.distributional import (
+    categorical_projection,
+    categorical_value_loss,
+    hl_gauss,
+    quantile_huber_loss,
+    two_hot,
+)
 from rlloss.rl.policy import clipped_surrogate_loss, entropy_loss, policy_gradient_loss
 from rlloss.rl.returns import gae, lambda_returns, n_step_returns, normalize_advantage
-from rlloss.rl.value import q_learning_target, q_value_loss
+from rlloss.rl.value import (
+    advantage_learning_target,
+    expected_sarsa_target,
+    munchausen_target,
+    persistent_target,
+    q_learning_target,
+    q_value_loss,
+    sarsa_target,
+    signed_hyperbolic,
+    signed_parabolic,
+    soft_q_target,
+    td_target,
+)
 from rlloss.supervised.angular import aam_loss, center_loss, cosface_loss, ge2e_loss, sphereface_loss
 from rlloss.supervised.classification import (
     binary_cross_entropy,
@@ -57,10 +76,13 @@ from rlloss.supervised.segmentation import dice_loss, jaccard_loss, tversky_loss
 
 __all__ = [
     "aam_loss",
+    "advantage_learning_target",
     "asymmetric_huber_loss",
     "batch_triplet_loss",
     "binary_cross_entropy",
     "binary_focal_loss",
+    "categorical_projection",
+    "categorical_value_loss",
     "center_loss",
     "clipped_surrogate_loss",
     "contrastive_loss",
@@ -69,6 +91,7 @@ __all__ = [
     "cross_entropy",
     "dice_loss",
     "entropy_loss",
+    "expected_sarsa_target",
     "expectile_loss",
     "focal_loss",
     "gae",
@@ -76,6 +99,7 @@ __all__ = [
     "ge2e_loss",
     "hinge_embedding_loss",
     "hinge_loss",
+    "hl_gauss",
     "huber_loss",
     "info_nce_loss",
     "jaccard_loss",
@@ -93,25 +117,34 @@ __all__ = [
     "msle_loss",
     "multiclass_hinge_loss",
     "multiple_negatives_ranking_loss",
+    "munchausen_target",
     "n_step_returns",
     "nmae_loss",
     "normalize_advantage",
     "nt_xent_loss",
     "pairwise_logistic_loss",
     "pairwise_ranking_loss",
+    "persistent_target",
     "poisson_nll_loss",
     "policy_gradient_loss",
     "poly_loss",
     "q_learning_target",
     "q_value_loss",
+    "quantile_huber_loss",
     "quantile_loss",
     "rmse_loss",
+    "sarsa_target",
+    "signed_hyperbolic",
+    "signed_parabolic",
     "smooth_l1_loss",
     "soft_margin_loss",
     "soft_pairwise_loss",
+    "soft_q_target",
     "sphereface_loss",
     "squared_hinge_loss",
     "supervised_contrastive_loss",
+    "td_target",
     "triplet_loss",
     "tversky_loss",
+    "two_hot",
 ]

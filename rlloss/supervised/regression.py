@@ -40,7 +40,19 @@ def _prepare(function: str, input: Tensor, target: Tensor, mask: Tensor | None) 
 
 
 class RegressionLoss(Loss, ABC):
-    """A loss of ``(input, target)`` of one shape, both real: what a TD loss or a critic can take as criterion."""
+    """A loss of ``(input, target)`` of one shape, both real: what a TD loss or a critic can take as criterion.
+
+    One that predicts a distribution of the target has inputs ``(..., K)``, and says which value they mean.
+
+    Attributes:
+        num_outputs: How many numbers a prediction consists of, K; with 1, the input has the target's shape.
+    """
+
+    num_outputs: int = 1
+
+    def value(self, input: Tensor) -> Tensor:
+        """The prediction ``(...)`` that an input means: the input itself, unless a subclass predicts otherwise."""
+        return input
 
     @abstractmethod
     def forward(

@@ -424,6 +424,59 @@ _RETURNS = [
     ),
 ]
 
+
+def _target(name: str, *names: str, label: str = "", **changes: Any) -> Sample:
+    """A Bellman target of a batch of transitions."""
+    tensors = {
+        "reward": normal(B),
+        "discount": uniform(B),
+        "next_value": normal(B),
+        "q": normal(B, A),
+        "action": integers(B, high=A),
+        "next_q": normal(B, A),
+        "next_action": integers(B, high=A),
+        "next_probs": probabilities(B, A, dim=-1),
+    }
+    predictions = tuple(key for key in names if tensors[key].is_floating_point())
+    classes = {key: A for key in names if not tensors[key].is_floating_point()}
+    chosen = {key: tensors[key] for key in names}
+    return Sample(name, chosen, label=label, **{"predictions": predictions, "classes": classes, **changes})
+
+
+_SUPPORT = torch.tensor([-2.0, -1.0, 0.5, 1.0, 3.0], dtype=torch.float64)
+_BACKUP = ("reward", "discount")
+_TARGETS = [
+    _target("td_target", *_BACKUP, "next_value"),
+    _target("sarsa_target", *_BACKUP, "next_q", "next_action"),
+    _target("expected_sarsa_target", *_BACKUP, "next_q", "next_probs"),
+    _target("soft_q_target", *_BACKUP, "next_q", options={"temperature": 0.5}),
+    _target("munchausen_target", *_BACKUP, "q", "action", "next_q", options={"temperature": 0.5, "clip": -0.7}),
+    _target("advantage_learning_target", *_BACKUP, "q", "action", "next_q"),
+    _target("advantage_learning_target", *_BACKUP, "q", "action", "next_q", label="both", options={"persistent": True}),
+    _target("persistent_target", *_BACKUP, "action", "next_q"),
+    Sample("signed_hyperbolic", {"x": normal(N, D) * 5}, unchecked=("x",)),
+    Sample("signed_parabolic", {"x": normal(N, D) * 5}, {"eps": 0.1}, unchecked=("x",)),
+    Sample("two_hot", {"value": normal(N) * 2, "support": _SUPPORT}, unchecked=("value", "support")),
+    Sample(
+        "hl_gauss",
+        {"value": normal(N) * 2, "support": _SUPPORT},
+        {"sigma": 0.75},
+        unchecked=("value", "support"),
+        predictions=("value", "support"),
+    ),
+    Sample(
+        "categorical_projection",
+        {
+            "next_probs": probabilities(B, 5, dim=-1),
+            "reward": normal(B),
+            "discount": uniform(B),
+            "support": _SUPPORT,
+        },
+        unchecked=("support",),
+    ),
+]
+
+
 _ACTIONS: dict[str, Any] = {"features": {"q": (-1,)}, "classes": {"action": A}}
 _VALUE = [
     Sample(
@@ -482,9 +535,113 @@ def _td(label: str, criterion: type[rlloss.RegressionLoss], *prefix: int, double
     )
 
 
+def _value_loss(name: str, label: str = "", *further: str, outputs: int = 1, **changes: Any) -> Sample:
+    """A value loss of a batch of transitions, with the further inputs that it wants."""
+    shape = (N, A) if outputs == 1 else (N, A, outputs)
+    tensors = {
+        "outputs": normal(*shape),
+        "action": integers(N, high=A),
+        "reward": normal(N),
+        "discount": uniform(N),
+        "next_outputs": normal(*shape),
+    }
+    for key in further:
+        tensors[key] = integers(N, high=A) if key == "next_action" else normal(*shape)
+    features = tuple(range(1 - len(shape), 0))
+    networks = {key: features for key in tensors if key.endswith("outputs")}
+    fields: dict[str, Any] = {
+        "features": networks,
+        "classes": {key: A for key in tensors if key.endswith("action")},
+        "aliases": {
+            name: (
+                "q_learning_target", "sarsa_target", "expected_sarsa_target", "soft_q_target", "munchausen_target",
+                "advantage_learning_target", "persistent_target", "td_target", "huber_loss", "quantile_huber_loss",
+                "HuberLoss", "HLGaussLoss", "TwoHotLoss",
+            ),
+            "outputs": ("q",),
+            "next_outputs": ("next_q", "next_value"),
+        },
+        "output": lambda result: result.loss,
+    }  # fmt: skip
+    return Sample(name, tensors, label=label, **{**fields, **changes})
+
+
+def _with_huber(cls: type[rlloss.ValueLoss], **options: Any) -> dict[str, Any]:
+    """A class that leaves its reduction to the criterion."""
+    return {"options": options, "build": lambda reduction: cls(rlloss.HuberLoss(reduction=reduction), **options)}
+
+
+_BINS = {"low": -2.0, "high": 2.0, "num_bins": 5}
+_ATOMS = {"low": -2.0, "high": 2.0, "num_atoms": 5}
 _TD = [
     _td("", rlloss.HuberLoss, N),
     _td("double", rlloss.MSELoss, T, B, double=True),
+    _value_loss("TDLoss", "rescale", **_with_huber(rlloss.TDLoss, rescale=True)),
+    _value_loss("SarsaLoss", "", "next_action", **_with_huber(rlloss.SarsaLoss)),
+    _value_loss(
+        "ExpectedSarsaLoss", "", "selector_outputs", **_with_huber(rlloss.ExpectedSarsaLoss, epsilon=0.3, double=True)
+    ),
+    _value_loss("SoftQLoss", **_with_huber(rlloss.SoftQLoss, temperature=0.5)),
+    _value_loss(
+        "MunchausenLoss", "", "target_outputs", **_with_huber(rlloss.MunchausenLoss, temperature=0.5, rescale=True)
+    ),
+    _value_loss(
+        "AdvantageLearningLoss", "", "target_outputs", **_with_huber(rlloss.AdvantageLearningLoss, persistent=True)
+    ),
+    _value_loss("PersistentLoss", **_with_huber(rlloss.PersistentLoss, alpha=0.5)),
+    _value_loss("QVLoss", outputs=2, **_with_huber(rlloss.QVLoss)),
+    _value_loss("QVLoss", "max", outputs=2, **_with_huber(rlloss.QVLoss, maximum=True)),
+    _value_loss("TwoHotTDLoss", outputs=5, options=_BINS),
+    _value_loss("HLGaussTDLoss", "", "selector_outputs", outputs=5, options={**_BINS, "double": True, "rescale": True}),
+    _value_loss("CategoricalTDLoss", outputs=5, options=_ATOMS),
+    _value_loss(
+        "CategoricalTDLoss",
+        "double",
+        "selector_outputs",
+        outputs=5,
+        options={**_ATOMS, "double": True, "rescale": True},
+    ),
+    _value_loss("QuantileTDLoss", outputs=5, options={"num_quantiles": 5, "kappa": 0.5}),
+    _value_loss(
+        "QuantileTDLoss", "double", "selector_outputs", outputs=5, options={"num_quantiles": 5, "double": True}
+    ),
+]
+
+_DISTRIBUTIONAL = [
+    Sample(
+        "categorical_value_loss",
+        {"logits": normal(N, A, 5), "action": integers(N, high=A), "target_probs": probabilities(N, 5, dim=-1)},
+        features={"logits": (-2, -1), "target_probs": (-1,)},
+        classes={"action": A},
+    ),
+    Sample(
+        "quantile_huber_loss",
+        {"quantiles": normal(N, 5), "target": normal(N, 3)},
+        features={"quantiles": (-1,), "target": (-1,)},
+        unchecked=("target",),
+    ),
+    Sample(
+        "quantile_huber_loss",
+        {"quantiles": normal(T, B, 5), "target": normal(T, B, 3), "levels": uniform(T, B, 5)},
+        {"kappa": 0.0},
+        label="levels",
+        features={"quantiles": (-1,), "target": (-1,), "levels": (-1,)},
+        unchecked=("target",),
+    ),
+    Sample(
+        "TwoHotLoss",
+        {"input": normal(N, 5), "target": normal(N)},
+        _BINS,
+        features={"input": (-1,)},
+        unchecked=("target",),
+    ),
+    Sample(
+        "HLGaussLoss",
+        {"input": normal(T, B, 5), "target": normal(T, B)},
+        {**_BINS, "sigma": 0.5},
+        features={"input": (-1,)},
+        unchecked=("target",),
+    ),
 ]
 
 
@@ -643,7 +800,9 @@ SAMPLES: list[Sample] = [
     *_RANKING,
     *_CONTRASTIVE,
     *_RETURNS,
+    *_TARGETS,
     *_VALUE,
     *_TD,
+    *_DISTRIBUTIONAL,
     *_POLICY,
 ]

@@ -192,10 +192,17 @@ def test_td_loss(batch: Transitions, doubled: bool) -> None:
     assert_close(torch.autograd.grad(loss, q)[0], double(slopes))
 
 
-REGRESSION = [cls for cls in vars(rlloss).values() if isinstance(cls, type) and issubclass(cls, rlloss.RegressionLoss)]
+REGRESSION = [
+    cls
+    for cls in vars(rlloss).values()
+    if isinstance(cls, type)
+    and issubclass(cls, rlloss.RegressionLoss)
+    and not issubclass(cls, rlloss.HistogramLoss)  # test_distributional.py has those
+    and cls is not rlloss.RegressionLoss
+]
 
 
-@pytest.mark.parametrize("cls", [cls for cls in REGRESSION if cls is not rlloss.RegressionLoss])
+@pytest.mark.parametrize("cls", REGRESSION)
 @pytest.mark.parametrize("reduction", ["none", "mean", "sum"])
 def test_td_loss_takes_any_regression_loss(cls: type[rlloss.RegressionLoss], reduction: Any) -> None:
     """Its reduction is the loss's."""
@@ -233,7 +240,7 @@ def test_td_loss_of_half_precision_gives_float32() -> None:
 
 def test_double_needs_the_selector_and_plain_ignores_it() -> None:
     arguments = (torch.randn(2, A), torch.tensor([0, 1]), torch.zeros(2), torch.ones(2), torch.randn(2, A))
-    with pytest.raises(ValueError, match=r"^TDLoss: double=True needs selector_outputs"):
+    with pytest.raises(ValueError, match=r"^TDLoss: selector_outputs must be given"):
         rlloss.TDLoss(double=True)(*arguments)
     assert_close(rlloss.TDLoss()(*arguments, selector_outputs=torch.randn(2, A)).loss, rlloss.TDLoss()(*arguments).loss)
 
@@ -260,3 +267,221 @@ def test_outputs_of_another_number_of_actions_are_an_error() -> None:
     wanted = r"^TDLoss: outputs and next_outputs must have the same shape, got outputs \(2, 3\), next_outputs \(2, 4\)$"
     with pytest.raises(ValueError, match=wanted):
         rlloss.TDLoss()(torch.randn(2, A), torch.tensor([0, 1]), torch.zeros(2), torch.ones(2), torch.randn(2, A + 1))
+
+
+# The other targets, each against its formula on one transition after the other
+
+
+def softmax(q: list[float], temperature: float) -> list[float]:
+    top = max(q)
+    weights = [math.exp((x - top) / temperature) for x in q]
+    return [weight / math.fsum(weights) for weight in weights]
+
+
+def soft_maximum(q: list[float], temperature: float) -> float:
+    """The mean value under the soft policy, and T times the policy's entropy."""
+    p = softmax(q, temperature)
+    return math.fsum(p_a * (q_a - temperature * math.log(p_a)) for p_a, q_a in zip(p, q, strict=True) if p_a > 0)
+
+
+@given(batch=transitions, temperature=st.sampled_from([0.1, 1.0, 7.0]))
+def test_targets_equal_their_formulas(batch: Transitions, temperature: float) -> None:
+    q, action, reward, discount, next_q, _ = columns(batch)
+    assert_close(F.sarsa_target(reward, discount, next_q, action), double([r + d * n[a] for _, a, r, d, n, _ in batch]))
+    assert_close(F.td_target(reward, discount, next_q[:, 0]), double([r + d * n[0] for _, _, r, d, n, _ in batch]))
+    probs = [softmax(o, temperature) for *_, o in batch]
+    expected = [
+        r + d * math.fsum(p * x for p, x in zip(weights, n, strict=True))
+        for (_, _, r, d, n, _), weights in zip(batch, probs, strict=True)
+    ]
+    assert_close(F.expected_sarsa_target(reward, discount, next_q, double(probs)), double(expected))
+    soft = [r + d * soft_maximum(n, temperature) for _, _, r, d, n, _ in batch]
+    assert_close(F.soft_q_target(reward, discount, next_q, temperature=temperature), double(soft))
+    bonus = [max(-1.0, temperature * math.log(max(softmax(s, temperature)[a], 1e-300))) for s, a, *_ in batch]
+    assert_close(
+        F.munchausen_target(reward, discount, q, action, next_q, temperature=temperature, alpha=0.7),
+        double([target + 0.7 * m for target, m in zip(soft, bonus, strict=True)]),
+    )
+    assert_close(
+        F.advantage_learning_target(reward, discount, q, action, next_q, alpha=0.3),
+        double([r + d * max(n) - 0.3 * (max(s) - s[a]) for s, a, r, d, n, _ in batch]),
+    )
+    repeat = [r + d * (0.7 * max(n) + 0.3 * n[a]) for _, a, r, d, n, _ in batch]
+    assert_close(F.persistent_target(reward, discount, action, next_q, alpha=0.3), double(repeat))
+    assert_close(
+        F.advantage_learning_target(reward, discount, q, action, next_q, alpha=0.3, persistent=True),
+        double(
+            [
+                max(again, r + d * max(n) - 0.3 * (max(s) - s[a]))
+                for again, (s, a, r, d, n, _) in zip(repeat, batch, strict=True)
+            ]
+        ),
+    )
+
+
+def test_targets_at_their_degenerate_settings_are_q_learning() -> None:
+    generator = torch.Generator().manual_seed(0)
+    q, next_q = torch.randn(2, 20, A, generator=generator, dtype=torch.float64)
+    reward, discount = torch.randn(2, 20, generator=generator, dtype=torch.float64)
+    action = torch.randint(A, (20,), generator=generator)
+    plain = F.q_learning_target(reward, discount, next_q)
+    greedy = torch.nn.functional.one_hot(next_q.argmax(-1), A).double()
+    assert_close(F.expected_sarsa_target(reward, discount, next_q, greedy), plain)
+    assert_close(F.sarsa_target(reward, discount, next_q, next_q.argmax(-1)), plain)
+    assert_close(F.soft_q_target(reward, discount, next_q, temperature=1e-9), plain)
+    assert_close(F.advantage_learning_target(reward, discount, q, action, next_q, alpha=0.0), plain)
+    assert_close(F.persistent_target(reward, discount, action, next_q, alpha=0.0), plain)
+    soft = F.soft_q_target(reward, discount, next_q, temperature=0.5)
+    assert_close(F.munchausen_target(reward, discount, q, action, next_q, temperature=0.5, alpha=0.0), soft)
+
+
+def test_expected_sarsa_does_not_look_at_what_is_impossible() -> None:
+    next_q = torch.tensor([[1.0, -torch.inf]])
+    one = torch.ones(1)
+    assert F.expected_sarsa_target(one, one, next_q, torch.tensor([[1.0, 0.0]])) == 2.0
+    assert F.soft_q_target(one, one, next_q) == 2.0
+
+
+@pytest.mark.parametrize("temperature", [0.03, 1.0])
+def test_munchausen_of_large_values_is_finite(temperature: float) -> None:
+    q = torch.tensor([[1e4, -1e4]])
+    for action in (0, 1):
+        target = F.munchausen_target(
+            torch.zeros(1), torch.ones(1), q, torch.tensor([action]), q, temperature=temperature
+        )
+        assert target.item() == pytest.approx(1e4 - 0.9 * action)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda r, q, a: F.soft_q_target(r, r, q, temperature=0.0), "soft_q_target: temperature must be in (0, inf)"),
+        (lambda r, q, a: F.munchausen_target(r, r, q, a, q, clip=0.5), "munchausen_target: clip must be in (-inf, 0]"),
+        (lambda r, q, a: F.persistent_target(r, r, a, q, alpha=2.0), "persistent_target: alpha must be in [0, 1]"),
+        (lambda r, q, a: F.sarsa_target(r, r, q, a[:1]), "sarsa_target: next_action must have shape (2,)"),
+        (lambda r, q, a: F.signed_hyperbolic(r, eps=-1.0), "signed_hyperbolic: eps must be in [0, inf)"),
+        (lambda r, q, a: rlloss.ExpectedSarsaLoss(epsilon=1.5), "ExpectedSarsaLoss: epsilon must be in [0, 1]"),
+        (lambda r, q, a: rlloss.SoftQLoss(temperature=-1.0), "SoftQLoss: temperature must be in (0, inf)"),
+        (lambda r, q, a: rlloss.MunchausenLoss()(q, a, r, r, q), "MunchausenLoss: target_outputs must be given"),
+        (lambda r, q, a: rlloss.SarsaLoss()(q, a, r, r, q), "SarsaLoss: next_action must be given"),
+        (lambda r, q, a: rlloss.QVLoss(rlloss.TwoHotLoss()), "QVLoss: criterion must have one output per value"),
+    ],
+)
+def test_errors_of_targets_and_losses(call: Any, message: str) -> None:
+    with pytest.raises(ValueError) as error:
+        call(torch.zeros(2), torch.zeros(2, A), torch.zeros(2, dtype=torch.long))
+    assert str(error.value).startswith(message)
+
+
+# Rescaling
+
+
+@given(st.floats(-1e6, 1e6), st.sampled_from([0.0, 1e-3, 0.1]))
+def test_rescaling_equals_its_formula_and_is_undone(x: float, eps: float) -> None:
+    compressed = math.copysign(math.sqrt(abs(x) + 1.0) - 1.0, x) + eps * x
+    ours = F.signed_hyperbolic(double(x), eps=eps)
+    assert ours.item() == pytest.approx(compressed, rel=1e-9, abs=1e-12)
+    assert F.signed_parabolic(ours, eps=eps).item() == pytest.approx(x, rel=1e-12, abs=1e-300)
+
+
+def test_rescaling_has_its_slope_at_zero_and_no_noise_near_it() -> None:
+    x = torch.tensor([0.0, 1e-6, -3e-5], requires_grad=True)  # float32
+    for eps in (0.0, 1e-3):
+        (slope,) = torch.autograd.grad(F.signed_hyperbolic(x, eps=eps).sum(), x)
+        assert_close(slope, torch.full_like(slope, 0.5 + eps), dtype=torch.float16)
+        there_and_back = F.signed_parabolic(F.signed_hyperbolic(x, eps=eps), eps=eps)
+        assert_close(there_and_back, x)
+        (slope,) = torch.autograd.grad(there_and_back.sum(), x)
+        assert_close(slope, torch.ones_like(slope))
+
+
+# The losses that an agent takes
+
+
+def transition_tensors(seed: int = 0, outputs: int = 1, rows: int = 30) -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    shape = (rows, A) if outputs == 1 else (rows, A, outputs)
+    online, target, next_target, selector = torch.randn(4, *shape, generator=generator, dtype=torch.float64)
+    action, next_action = torch.randint(A, (2, rows), generator=generator)
+    return {
+        "outputs": online,
+        "action": action,
+        "reward": torch.randn(rows, generator=generator, dtype=torch.float64),
+        "discount": 0.9 * (torch.rand(rows, generator=generator, dtype=torch.float64) < 0.8).double(),
+        "next_outputs": next_target,
+        "selector_outputs": selector,
+        "target_outputs": target,
+        "next_action": next_action,
+    }
+
+
+def epsilon_greedy(chooser: Tensor, epsilon: float) -> Tensor:
+    return (1 - epsilon) * torch.nn.functional.one_hot(chooser.argmax(-1), A).double() + epsilon / A
+
+
+@pytest.mark.parametrize(
+    ("loss", "target"),
+    [
+        (rlloss.SarsaLoss(), lambda x: F.sarsa_target(*x["rdn"], x["next_action"])),
+        (
+            rlloss.ExpectedSarsaLoss(epsilon=0.3, double=True),
+            lambda x: F.expected_sarsa_target(*x["rdn"], epsilon_greedy(x["selector_outputs"], 0.3)),
+        ),
+        (
+            rlloss.ExpectedSarsaLoss(epsilon=0.3),
+            lambda x: F.expected_sarsa_target(*x["rdn"], epsilon_greedy(x["next_outputs"], 0.3)),
+        ),
+        (rlloss.SoftQLoss(temperature=0.5), lambda x: F.soft_q_target(*x["rdn"], temperature=0.5)),
+        (
+            rlloss.MunchausenLoss(temperature=0.5, alpha=0.4, clip=-0.6),
+            lambda x: F.munchausen_target(
+                x["reward"], x["discount"], x["target_outputs"], x["action"], x["next_outputs"],
+                temperature=0.5, alpha=0.4, clip=-0.6,
+            ),
+        ),
+        (
+            rlloss.AdvantageLearningLoss(alpha=0.4, persistent=True),
+            lambda x: F.advantage_learning_target(
+                x["reward"], x["discount"], x["target_outputs"], x["action"], x["next_outputs"],
+                alpha=0.4, persistent=True,
+            ),
+        ),
+        (
+            rlloss.PersistentLoss(alpha=0.4),
+            lambda x: F.persistent_target(x["reward"], x["discount"], x["action"], x["next_outputs"], alpha=0.4),
+        ),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, rlloss.ValueLoss) else "",
+)  # fmt: skip
+def test_losses_regress_on_their_targets(loss: rlloss.ValueLoss, target: Any) -> None:
+    x = transition_tensors()
+    wanted = target({**x, "rdn": (x["reward"], x["discount"], x["next_outputs"])})
+    result = loss(**x)
+    assert_close(result.loss, F.q_value_loss(x["outputs"], x["action"], wanted, criterion=F.huber_loss))
+    chosen = x["outputs"].gather(-1, x["action"].unsqueeze(-1)).squeeze(-1)
+    assert_close(result.td_error, wanted - chosen)
+
+
+@pytest.mark.parametrize("doubled", [False, True])
+def test_rescaled_loss_learns_the_compressed_target_of_expanded_values(doubled: bool) -> None:
+    x = transition_tensors()
+    loss = rlloss.TDLoss(rlloss.MSELoss(), double=doubled, rescale=True)
+    next_q = F.signed_parabolic(x["next_outputs"])
+    selector = x["selector_outputs"] if doubled else None
+    target = F.signed_hyperbolic(F.q_learning_target(x["reward"], x["discount"], next_q, selector_q=selector))
+    assert_close(loss(**x).loss, F.q_value_loss(x["outputs"], x["action"], target))
+    assert_close(loss.q_values(x["outputs"]), F.signed_parabolic(x["outputs"]))
+
+
+@pytest.mark.parametrize("maximum", [False, True])
+def test_qv_learns_both_values_from_the_state_s(maximum: bool) -> None:
+    x = transition_tensors(outputs=2)
+    q, v = x["outputs"][..., 0], x["outputs"][..., 1].mean(-1)
+    next_q, next_v = x["next_outputs"][..., 0], x["next_outputs"][..., 1].mean(-1)
+    target = x["reward"] + x["discount"] * next_v
+    value_target = x["reward"] + x["discount"] * next_q.max(-1).values if maximum else target
+    expected = F.q_value_loss(q, x["action"], target) + F.mse_loss(v, value_target)
+    loss = rlloss.QVLoss(rlloss.MSELoss(), maximum=maximum)
+    assert_close(loss(**x).loss, expected)
+    assert_close(loss.q_values(x["outputs"]), q)
+    assert_close(loss(**x).td_error, target - q.gather(-1, x["action"].unsqueeze(-1)).squeeze(-1))
