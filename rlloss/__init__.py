@@ -5,7 +5,17 @@ Classes are here by name, functions in :mod:`rlloss.functional`.
 
 from rlloss import functional
 from rlloss.core.checks import value_checks
-from rlloss.rl.policy import ClippedSurrogateLoss, EntropyLoss, PolicyGradientLoss, PolicyLoss
+from rlloss.rl.policy import (
+    AdvantageWeightedRegressionLoss,
+    AllActionPolicyGradientLoss,
+    ClippedSurrogateLoss,
+    EntropyLoss,
+    PolicyGradientLoss,
+    PolicyKLLoss,
+    PolicyKLPenaltyLoss,
+    PolicyLoss,
+    RegretPolicyGradientLoss,
+)
 from rlloss.rl.value import TDLoss, ValueLoss, ValueLossOutput
 from rlloss.supervised.angular import AAMLoss, CenterLoss, CosFaceLoss, GE2ELoss, SphereFaceLoss
 from rlloss.supervised.classification import (
@@ -65,6 +75,8 @@ __version__ = "0.1.0"
 
 __all__ = [
     "AAMLoss",
+    "AdvantageWeightedRegressionLoss",
+    "AllActionPolicyGradientLoss",
     "AsymmetricHuberLoss",
     "BatchTripletLoss",
     "BinaryCrossEntropyLoss",
@@ -106,11 +118,14 @@ __all__ = [
     "PairwiseRankingLoss",
     "PoissonNLLLoss",
     "PolicyGradientLoss",
+    "PolicyKLLoss",
+    "PolicyKLPenaltyLoss",
     "PolicyLoss",
     "PolyLoss",
     "QuantileLoss",
     "RMSELoss",
     "RegressionLoss",
+    "RegretPolicyGradientLoss",
     "SmoothL1Loss",
     "SoftMarginLoss",
     "SoftPairwiseLoss",

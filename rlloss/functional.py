@@ -1,6 +1,18 @@
 """Every loss function by name: the ``F`` of this library."""
 
-from rlloss.rl.policy import clipped_surrogate_loss, entropy_loss, policy_gradient_loss
+from rlloss.rl.policy import (
+    advantage_weighted_regression_loss,
+    all_action_policy_gradient_loss,
+    clipped_surrogate_loss,
+    entropy_loss,
+    gaussian_entropy,
+    gaussian_log_prob,
+    policy_gradient_loss,
+    policy_kl_loss,
+    policy_kl_penalty,
+    regret_policy_gradient_loss,
+    squashed_gaussian_log_prob,
+)
 from rlloss.rl.returns import gae, lambda_returns, n_step_returns, normalize_advantage
 from rlloss.rl.value import q_learning_target, q_value_loss
 from rlloss.supervised.angular import aam_loss, center_loss, cosface_loss, ge2e_loss, sphereface_loss
@@ -57,6 +69,8 @@ from rlloss.supervised.segmentation import dice_loss, jaccard_loss, tversky_loss
 
 __all__ = [
     "aam_loss",
+    "advantage_weighted_regression_loss",
+    "all_action_policy_gradient_loss",
     "asymmetric_huber_loss",
     "batch_triplet_loss",
     "binary_cross_entropy",
@@ -72,6 +86,8 @@ __all__ = [
     "expectile_loss",
     "focal_loss",
     "gae",
+    "gaussian_entropy",
+    "gaussian_log_prob",
     "gaussian_nll_loss",
     "ge2e_loss",
     "hinge_embedding_loss",
@@ -101,16 +117,20 @@ __all__ = [
     "pairwise_ranking_loss",
     "poisson_nll_loss",
     "policy_gradient_loss",
+    "policy_kl_loss",
+    "policy_kl_penalty",
     "poly_loss",
     "q_learning_target",
     "q_value_loss",
     "quantile_loss",
+    "regret_policy_gradient_loss",
     "rmse_loss",
     "smooth_l1_loss",
     "soft_margin_loss",
     "soft_pairwise_loss",
     "sphereface_loss",
     "squared_hinge_loss",
+    "squashed_gaussian_log_prob",
     "supervised_contrastive_loss",
     "triplet_loss",
     "tversky_loss",
