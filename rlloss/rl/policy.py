@@ -220,7 +220,7 @@ def all_action_policy_gradient_loss(
     mask: Tensor | None = None,
     reduction: Reduction = "mean",
 ) -> Tensor:
-    """Policy gradient over all actions: ``-sum_a pi(a|s) q(s, a)``, minus the value of the policy.
+    """Policy gradient over all actions: ``-sum_a pi(a|s) q(s, a)``, the negative of the policy's value.
 
     The expectation over actions that :func:`policy_gradient_loss` takes samples of, so without their variance. There is
     no baseline: one that does not depend on the action changes the loss by a constant and its gradient not at all.
