@@ -25,7 +25,6 @@ from agents.parts.transition import Transitions
 from rlloss.core.checks import check_integer, check_non_negative, check_number
 from rlloss.rl.policy import PolicyGradientLoss, PolicyLoss
 from rlloss.rl.returns import gae, normalize_advantage
-from rlloss.supervised.classification import FocalLoss, PolyLoss
 from rlloss.supervised.regression import MSELoss, RegressionLoss
 
 # A rollout of so many steps or fewer is part of the compiled gradient step; compiling takes half a minute from here on.
@@ -197,12 +196,12 @@ class A2C(Agent):
         self.updates = 0
 
     def _check_criterion(self) -> None:
-        """A density may exceed 1, where focal and poly loss mean nothing."""
-        criterion = getattr(self.policy_loss, "criterion", None)
-        if isinstance(criterion, FocalLoss | PolyLoss):
+        """A density may exceed 1, where a loss that presumes probabilities means nothing."""
+        if self.policy_loss.presumes_probabilities:
+            loss = " ".join(repr(self.policy_loss).split())
             raise ValueError(
-                f"A2C: policy_loss.criterion {type(criterion).__name__} weighs probabilities, so it needs a Discrete "
-                f"action space, got {self.spec.action}"
+                f"A2C: policy_loss {loss} presumes probabilities, so it needs a Discrete action space, "
+                f"got {self.spec.action}"
             )
 
     @property

@@ -15,7 +15,17 @@ from rlloss.rl.distributional import (
     TwoHotLoss,
     TwoHotTDLoss,
 )
-from rlloss.rl.policy import ClippedSurrogateLoss, EntropyLoss, PolicyGradientLoss, PolicyLoss
+from rlloss.rl.policy import (
+    AdvantageWeightedRegressionLoss,
+    AllActionPolicyGradientLoss,
+    ClippedSurrogateLoss,
+    EntropyLoss,
+    PolicyGradientLoss,
+    PolicyKLLoss,
+    PolicyKLPenaltyLoss,
+    PolicyLoss,
+    RegretPolicyGradientLoss,
+)
 from rlloss.rl.value import (
     AdvantageLearningLoss,
     ExpectedSarsaLoss,
@@ -88,6 +98,8 @@ __version__ = "0.1.0"
 __all__ = [
     "AAMLoss",
     "AdvantageLearningLoss",
+    "AdvantageWeightedRegressionLoss",
+    "AllActionPolicyGradientLoss",
     "AsymmetricHuberLoss",
     "BatchTripletLoss",
     "BinaryCrossEntropyLoss",
@@ -136,6 +148,8 @@ __all__ = [
     "PersistentLoss",
     "PoissonNLLLoss",
     "PolicyGradientLoss",
+    "PolicyKLLoss",
+    "PolicyKLPenaltyLoss",
     "PolicyLoss",
     "PolyLoss",
     "QVLoss",
@@ -143,6 +157,7 @@ __all__ = [
     "QuantileTDLoss",
     "RMSELoss",
     "RegressionLoss",
+    "RegretPolicyGradientLoss",
     "ReturnDistributionLoss",
     "SarsaLoss",
     "SmoothL1Loss",

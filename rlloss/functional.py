@@ -7,7 +7,19 @@ from rlloss.rl.distributional import (
     quantile_huber_loss,
     two_hot,
 )
-from rlloss.rl.policy import clipped_surrogate_loss, entropy_loss, policy_gradient_loss
+from rlloss.rl.policy import (
+    advantage_weighted_regression_loss,
+    all_action_policy_gradient_loss,
+    clipped_surrogate_loss,
+    entropy_loss,
+    gaussian_entropy,
+    gaussian_log_prob,
+    policy_gradient_loss,
+    policy_kl_loss,
+    policy_kl_penalty,
+    regret_policy_gradient_loss,
+    squashed_gaussian_log_prob,
+)
 from rlloss.rl.returns import gae, lambda_returns, n_step_returns, normalize_advantage
 from rlloss.rl.value import (
     advantage_learning_target,
@@ -77,6 +89,8 @@ from rlloss.supervised.segmentation import dice_loss, jaccard_loss, tversky_loss
 __all__ = [
     "aam_loss",
     "advantage_learning_target",
+    "advantage_weighted_regression_loss",
+    "all_action_policy_gradient_loss",
     "asymmetric_huber_loss",
     "batch_triplet_loss",
     "binary_cross_entropy",
@@ -95,6 +109,8 @@ __all__ = [
     "expectile_loss",
     "focal_loss",
     "gae",
+    "gaussian_entropy",
+    "gaussian_log_prob",
     "gaussian_nll_loss",
     "ge2e_loss",
     "hinge_embedding_loss",
@@ -127,11 +143,14 @@ __all__ = [
     "persistent_target",
     "poisson_nll_loss",
     "policy_gradient_loss",
+    "policy_kl_loss",
+    "policy_kl_penalty",
     "poly_loss",
     "q_learning_target",
     "q_value_loss",
     "quantile_huber_loss",
     "quantile_loss",
+    "regret_policy_gradient_loss",
     "rmse_loss",
     "sarsa_target",
     "signed_hyperbolic",
@@ -142,6 +161,7 @@ __all__ = [
     "soft_q_target",
     "sphereface_loss",
     "squared_hinge_loss",
+    "squashed_gaussian_log_prob",
     "supervised_contrastive_loss",
     "td_target",
     "triplet_loss",

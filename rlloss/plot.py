@@ -159,12 +159,22 @@ def _mined_triplets(x: Tensor) -> dict[str, Tensor]:
     return {"embeddings": _column(0, x, 1.5, 2).unsqueeze(1), "labels": torch.tensor([0, 0, 1, 1])}
 
 
+def _two_atoms(x: Tensor) -> dict[str, Tensor]:
+    """A distribution on two values; the target is sure of the first."""
+    return {"logits": _row(x, 0).unsqueeze(0), "action": _LABEL_0, "target_probs": _row(1, 0)}
+
+
 def _log_prob(x: Tensor) -> dict[str, Tensor]:
     return {"log_prob": _column(x), "advantage": _ONE}
 
 
 def _log_prob_of_logit(x: Tensor) -> dict[str, Tensor]:
     return _log_prob(torch.nn.functional.logsigmoid(x))
+
+
+def _two_actions(x: Tensor) -> dict[str, Tensor]:
+    """The first action is the better one by 1."""
+    return {"logits": _row(x, 0), "q": _row(1, 0)}
 
 
 DRAWINGS: dict[str, Drawing] = {
@@ -233,7 +243,20 @@ DRAWINGS: dict[str, Drawing] = {
     "clipped_surrogate_loss": Drawing(
         {"ratio": lambda x: {**_log_prob(x), "old_log_prob": _column(0)}}, settable=("advantage",)
     ),
+    "advantage_weighted_regression_loss": Drawing(
+        {"probability": _log_prob_of_logit, "ratio": _log_prob}, settable=("advantage",)
+    ),
+    "all_action_policy_gradient_loss": Drawing({"probability": _two_actions}, "2 actions, q 1 and 0"),
+    "regret_policy_gradient_loss": Drawing({"probability": _two_actions}, "2 actions, q 1 and 0"),
+    "categorical_value_loss": Drawing({"probability": _two_atoms}, "2 atoms"),
+    "quantile_huber_loss": Drawing(
+        {"error": lambda x: {"quantiles": _column(x), "target": _column(0), "levels": _column(0.8)}},
+        "level 0.8",
+        settable=("levels",),
+    ),
     "entropy_loss": Drawing({"probability": lambda x: {"logits": _row(x, 0)}}, "2 actions"),
+    "policy_kl_loss": Drawing({"probability": lambda x: {"logits": _row(x, 0), "old_logits": _row(0, 0)}}, "old 0.5"),
+    "policy_kl_penalty": Drawing({"ratio": lambda x: {"log_prob": _column(x), "old_log_prob": _column(0)}}),
 }
 
 # Hyper-parameters that the inputs above decide, or that cannot be written as text; the others can be set.

@@ -674,7 +674,7 @@ class TDLoss(ValueLoss):
                 fill_masked(mask, action, 0),
                 reward,
                 discount,
-                *promote(self.q_values(next_outputs)),
+                promote(self.q_values(next_outputs))[0],
                 self._values_if(self.double, selector_outputs),
                 self._values_if(self.needs_target_outputs, target_outputs),
                 None if next_action is None else fill_masked(mask, next_action, 0),

@@ -654,6 +654,21 @@ def _policy(name: str, label: str = "", *, old: bool = False, **changes: Any) ->
     return Sample(name, tensors, label=label, **{"extreme": extreme, **changes})
 
 
+def _actions(name: str, *names: str, **changes: Any) -> Sample:
+    """Logits ``(T, B, A)`` and what else there is for every action."""
+    tensors = {tensor: normal(T, B, A) for tensor in names}
+    return Sample(name, tensors, features=dict.fromkeys(names, (-1,)), **changes)
+
+
+def _penalty(label: str, extreme: dict[str, tuple[float, float]], **options: Any) -> Sample:
+    tensors = {"log_prob": log_probabilities(T, B), "old_log_prob": log_probabilities(T, B)}
+    return Sample("policy_kl_penalty", tensors, options, label=label, extreme=extreme)
+
+
+def _gaussian(action: str) -> dict[str, Tensor]:
+    return {name: normal(T, B, D) for name in (action, "mean", "log_std")}
+
+
 _UNUSED_OLD = {"old_log_prob": None}
 _POLICY = [
     _policy("policy_gradient_loss", extra=_UNUSED_OLD),
@@ -670,7 +685,32 @@ _POLICY = [
         build=lambda reduction: rlloss.PolicyGradientLoss(rlloss.PolyLoss(epsilon=2.0), reduction=reduction),
     ),
     _policy("clipped_surrogate_loss", old=True, options={"clip": 0.3}),
-    Sample("entropy_loss", {"logits": normal(T, B, A)}, features={"logits": (-1,)}, unchecked=("logits",)),
+    _policy("clipped_surrogate_loss", "dual", old=True, options={"dual_clip": 1.5}),
+    _policy(
+        "ClippedSurrogateLoss",
+        "kl",
+        old=True,
+        options={"kl_coefficient": 0.7},
+        aliases={"ClippedSurrogateLoss": ("clipped_surrogate_loss",)},
+    ),
+    _policy("advantage_weighted_regression_loss", extra=_UNUSED_OLD, options={"temperature": 0.8, "max_weight": 2.0}),
+    _actions("all_action_policy_gradient_loss", "logits", "q"),
+    _actions("regret_policy_gradient_loss", "logits", "q"),
+    _actions("entropy_loss", "logits", unchecked=("logits",)),
+    _actions("policy_kl_loss", "logits", "old_logits"),
+    _actions("policy_kl_loss", "logits", "old_logits", label="reverse", options={"reverse": True}),
+    _penalty("", {"log_prob": (-80.0, 0.0)}),  # exp(1e4) is infinite by definition
+    _penalty("old", {"log_prob": (-1e4, 0.0)}, drawn_from="old"),
+    Sample("gaussian_log_prob", _gaussian("action"), predictions=("action", "mean", "log_std")),
+    Sample(
+        "gaussian_log_prob",
+        {**_gaussian("action"), "log_std": normal(D)},
+        label="shared",
+        predictions=("action", "mean", "log_std"),
+        unbatched=("log_std",),
+    ),
+    Sample("gaussian_entropy", {"log_std": normal(T, B, D)}),
+    Sample("squashed_gaussian_log_prob", _gaussian("pre_tanh"), predictions=("pre_tanh", "mean", "log_std")),
 ]
 
 LISTS, LENGTH = 5, 7

@@ -154,7 +154,7 @@ def test_categorical_value_loss_is_cross_entropy_of_the_action_taken() -> None:
 
 @pytest.mark.parametrize("cls", [rlloss.TwoHotLoss, rlloss.HLGaussLoss])
 def test_histogram_losses(cls: type[rlloss.HistogramLoss]) -> None:
-    loss = cls(low=-2.0, high=2.0, num_bins=K)
+    loss = cls(low=-2.0, high=2.0, num_bins=K)  # type: ignore[call-arg]
     logits, target = torch.randn(7, K, dtype=torch.float64), torch.linspace(-3, 3, 7, dtype=torch.float64)
     support = SUPPORTS[0]
     make = shared if cls is rlloss.TwoHotLoss else lambda value, support: bins(value, support, 0.75)

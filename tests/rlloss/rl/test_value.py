@@ -415,6 +415,10 @@ def transition_tensors(seed: int = 0, outputs: int = 1, rows: int = 30) -> dict[
     }
 
 
+def backup(x: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+    return x["reward"], x["discount"], x["next_outputs"]
+
+
 def epsilon_greedy(chooser: Tensor, epsilon: float) -> Tensor:
     return (1 - epsilon) * torch.nn.functional.one_hot(chooser.argmax(-1), A).double() + epsilon / A
 
@@ -422,16 +426,16 @@ def epsilon_greedy(chooser: Tensor, epsilon: float) -> Tensor:
 @pytest.mark.parametrize(
     ("loss", "target"),
     [
-        (rlloss.SarsaLoss(), lambda x: F.sarsa_target(*x["rdn"], x["next_action"])),
+        (rlloss.SarsaLoss(), lambda x: F.sarsa_target(*backup(x), x["next_action"])),
         (
             rlloss.ExpectedSarsaLoss(epsilon=0.3, double=True),
-            lambda x: F.expected_sarsa_target(*x["rdn"], epsilon_greedy(x["selector_outputs"], 0.3)),
+            lambda x: F.expected_sarsa_target(*backup(x), epsilon_greedy(x["selector_outputs"], 0.3)),
         ),
         (
             rlloss.ExpectedSarsaLoss(epsilon=0.3),
-            lambda x: F.expected_sarsa_target(*x["rdn"], epsilon_greedy(x["next_outputs"], 0.3)),
+            lambda x: F.expected_sarsa_target(*backup(x), epsilon_greedy(x["next_outputs"], 0.3)),
         ),
-        (rlloss.SoftQLoss(temperature=0.5), lambda x: F.soft_q_target(*x["rdn"], temperature=0.5)),
+        (rlloss.SoftQLoss(temperature=0.5), lambda x: F.soft_q_target(*backup(x), temperature=0.5)),
         (
             rlloss.MunchausenLoss(temperature=0.5, alpha=0.4, clip=-0.6),
             lambda x: F.munchausen_target(
@@ -455,7 +459,7 @@ def epsilon_greedy(chooser: Tensor, epsilon: float) -> Tensor:
 )  # fmt: skip
 def test_losses_regress_on_their_targets(loss: rlloss.ValueLoss, target: Any) -> None:
     x = transition_tensors()
-    wanted = target({**x, "rdn": (x["reward"], x["discount"], x["next_outputs"])})
+    wanted = target(x)
     result = loss(**x)
     assert_close(result.loss, F.q_value_loss(x["outputs"], x["action"], wanted, criterion=F.huber_loss))
     chosen = x["outputs"].gather(-1, x["action"].unsqueeze(-1)).squeeze(-1)
