@@ -76,7 +76,8 @@ class A2C(Agent):
         normalize_advantages: Standardise the advantages of each minibatch.
         entropy_coefficient: Factor of the entropy loss, >= 0.
         value_coefficient: Factor of the critic's loss, >= 0.
-        hidden_sizes: Widths of the MLPs' hidden layers (images go through the Nature CNN instead).
+        hidden_sizes: Widths of the MLPs' hidden layers (images go through the Nature CNN instead,
+            small ones through one convolution before).
         activation: Activation of the MLPs.
         orthogonal_init: Initialise orthogonally, with a small policy head.
         optimizer: Name of an optimiser in torch.optim. (Of these Adafactor alone waits for a GPU at every step.)

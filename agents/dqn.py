@@ -31,7 +31,8 @@ class DQN(Agent):
         discount: Discount factor gamma, in [0, 1].
         n_step: Rewards per target, >= 1.
         dueling: Split the network's head into value and advantage.
-        hidden_sizes: Widths of the MLP's hidden layers (images go through the Nature CNN instead).
+        hidden_sizes: Widths of the MLP's hidden layers (images go through the Nature CNN instead,
+            small ones through one convolution before).
         activation: Activation of the MLP.
         optimizer: Name of an optimiser in torch.optim. (Of these Adafactor alone waits for a GPU at every step.)
         learning_rate: Step size, > 0.

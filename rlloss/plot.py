@@ -283,7 +283,7 @@ def plot(specifications: Sequence[str], out: str, *, over: str | None = None) ->
         PlotError: Unknown names or values, losses that have no axis in common, a file that cannot be written.
         ModuleNotFoundError: Matplotlib is not installed.
     """
-    if Path(out).is_dir() or not Path(out).suffix:
+    if Path(out).is_dir() or out.endswith("/") or not Path(out).suffix:
         raise PlotError(f"cannot write {out}: wanted a file with an ending that says its format, such as losses.png")
     curves = [_parse(specification) for specification in specifications]
     axis = _common_axis(curves, over)
@@ -300,7 +300,10 @@ def _parse(specification: str) -> Curve:
         raise PlotError(f"there is no loss named {name!r}; {hint}")
     if name not in DRAWINGS:
         raise PlotError(f"{name} cannot be drawn over one number")
-    options = dict(_parse_option(name, part) for part in re.split(r",(?![^\[(]*[\])])", rest) if part)
+    given = [_parse_option(name, part) for part in re.split(r",(?![^\[(]*[\])])", rest) if part]
+    options = dict(given)
+    if len(options) < len(given):
+        raise PlotError(f"{name}: a hyper-parameter is given twice")
     note = DRAWINGS[name].note
     details = [note] * bool(note) + [f"{key}={value}" for key, value in options.items()]
     return Curve(f"{name} ({', '.join(details)})" if details else name, name, options)
@@ -318,10 +321,11 @@ def _parse_option(name: str, text: str) -> tuple[str, Any]:
         value = value.capitalize()
     try:
         parsed = ast.literal_eval(value)
-    except (ValueError, SyntaxError):
-        if not isinstance(settable[key], str | bool):
-            raise PlotError(f"{name}: {key} must be a number, got {value}") from None
+    except (ValueError, SyntaxError, TypeError):
         parsed = value
+    numbers = parsed if isinstance(parsed, list | tuple) else [parsed]
+    if not isinstance(settable[key], str | bool) and not all(isinstance(x, int | float | None) for x in numbers):
+        raise PlotError(f"{name}: {key} must be a number or a list of numbers, got {value}")
     if isinstance(settable[key], bool) and not isinstance(parsed, bool):
         raise PlotError(f"{name}: {key} must be True or False, got {value}")
     if key in DRAWINGS[name].settable and not isinstance(parsed, int | float):
@@ -372,7 +376,7 @@ def _line(curve: Curve, axis_name: str) -> Line:
     x = torch.linspace(axis.low, axis.high, POINTS, dtype=torch.float64)
     try:
         gradient, loss = torch.func.vmap(torch.func.grad_and_value(loss_at))(x)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise PlotError(str(error)) from error
     return Line(axis.show(x).tolist(), loss.tolist(), gradient.tolist())
 
@@ -405,7 +409,7 @@ def _draw(axis: Axis, labels: Sequence[str], lines: Sequence[Line], out: str) ->
     figure.legend(loc="outside lower center", ncols=columns, fontsize="small", frameon=False, handlelength=3.5)
     try:
         figure.savefig(out, dpi=150)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RuntimeError) as error:
         raise PlotError(f"cannot write {out}: {error}") from error
 
 

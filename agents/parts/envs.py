@@ -33,6 +33,9 @@ from agents.parts.transition import Layout, Transitions
 
 Vectorization = Literal["auto", "sync", "async"]
 
+# Namespaces that Gymnasium knows once a module is imported: the module, and the package that it comes with.
+_NAMESPACES = {"ALE": ("ale_py", "ale-py"), "MinAtar": ("minatar.gym", "minatar")}
+
 # Rewards are stored in float32, where what is larger than this is infinite.
 _LARGEST_SQUARE = float(np.finfo(np.float32).max) ** 2
 
@@ -47,7 +50,8 @@ def make_vec(
     """Make a vector environment by its Gymnasium id.
 
     Args:
-        env: Id, such as ``"CartPole-v1"`` or ``"my_module:MyEnv-v0"`` (Gymnasium imports the module first).
+        env: Id, such as ``"CartPole-v1"``, ``"ALE/Breakout-v5"``, ``"MinAtar/Breakout-v1"``, or
+            ``"my_module:MyEnv-v0"``, whose module is imported first.
         num_envs: How many environments step together, >= 1.
         vectorization: ``"auto"`` takes the environment's own vectorised entry point when it has one and steps one
             after the other in this process otherwise; ``"sync"`` always does the latter; ``"async"`` gives every
@@ -75,10 +79,19 @@ def make_vec(
 
 
 def _import_module_of(env: str) -> str:
-    """Import the module of ``"module:Id-v0"``, and return the id."""
+    """Import the module of ``"module:Id-v0"``, or that of a known namespace, and return the id."""
     module, _, name = env.rpartition(":")
     if module:
         importlib.import_module(module)
+    namespace = name.partition("/")[0]
+    if namespace in _NAMESPACES and name not in gymnasium.registry:
+        known, package = _NAMESPACES[namespace]
+        try:
+            source = importlib.import_module(known)
+        except ModuleNotFoundError as error:
+            raise ValueError(f"{error}, try pip install {package}") from error
+        if name not in gymnasium.registry and hasattr(source, "register_envs"):
+            source.register_envs()
     return name
 
 

@@ -1,4 +1,4 @@
-"""Networks, chosen by the observation space: an MLP, or the Nature CNN for images."""
+"""Networks, chosen by the observation space: an MLP, the Nature CNN for images, one convolution for small ones."""
 
 from __future__ import annotations
 
@@ -68,10 +68,16 @@ def is_image(space: Space) -> bool:
     )
 
 
+def is_small_image(space: Box) -> bool:
+    """Whether the space holds images with channels, of bytes or bools, that are too small for the Nature CNN."""
+    return len(space.shape) == 3 and space.dtype in (torch.uint8, torch.bool) and sorted(space.shape)[-2] >= 3
+
+
 def make_encoder(space: Space, hidden_sizes: Sequence[int], activation: Activation) -> tuple[nn.Sequential, int]:
     """Layers from observations ``(B, ...)`` to features ``(B, F)``, and F.
 
-    Images go through the Nature CNN (Mnih et al., 2015), everything else through an MLP.
+    Images go through the Nature CNN (Mnih et al., 2015), small ones through MinAtar's convolution (Young and Tian,
+    2019) and an MLP, everything else through an MLP.
     """
     layers: list[nn.Module] = []
     if isinstance(space, Discrete):
@@ -86,6 +92,10 @@ def make_encoder(space: Space, hidden_sizes: Sequence[int], activation: Activati
         layers.append(ToFloat(1.0 / 255.0 if space.dtype == torch.uint8 else 1.0))
     if is_image(space):
         return _append_nature_cnn(layers, space)
+    if is_small_image(space):
+        channels, height, width = _append_channels_first(layers, space)
+        layers += [nn.Conv2d(channels, 16, 3), nn.ReLU(), nn.Flatten()]
+        return _append_mlp(layers, 16 * (height - 2) * (width - 2), hidden_sizes, activation)
     if len(space.shape) != 1:
         layers.append(nn.Flatten() if space.shape else nn.Unflatten(0, (-1, 1)))  # Flatten refuses single numbers
     return _append_mlp(layers, math.prod(space.shape), hidden_sizes, activation)
@@ -100,15 +110,19 @@ def _append_mlp(
     return nn.Sequential(*layers), features
 
 
-def _append_nature_cnn(layers: list[nn.Module], space: Box) -> tuple[nn.Sequential, int]:
+def _append_channels_first(layers: list[nn.Module], space: Box) -> tuple[int, int, int]:
+    """Append what brings images into the order ``(C, H, W)``, and return these sizes."""
     if len(space.shape) == 2:
-        channels, height, width = 1, *space.shape
         layers.append(OneChannel())
-    elif space.shape[2] > space.shape[0]:  # channels come first
-        channels, height, width = space.shape
-    else:
-        height, width, channels = space.shape
-        layers.append(ChannelsFirst())
+        return 1, space.shape[0], space.shape[1]
+    if space.shape[2] > space.shape[0]:  # channels come first
+        return space.shape[0], space.shape[1], space.shape[2]
+    layers.append(ChannelsFirst())
+    return space.shape[2], space.shape[0], space.shape[1]
+
+
+def _append_nature_cnn(layers: list[nn.Module], space: Box) -> tuple[nn.Sequential, int]:
+    channels, height, width = _append_channels_first(layers, space)
     layers += [nn.Conv2d(channels, 32, 8, 4), nn.ReLU(), nn.Conv2d(32, 64, 4, 2), nn.ReLU()]
     layers += [nn.Conv2d(64, 64, 3, 1), nn.ReLU(), nn.Flatten()]
     for kernel, stride in ((8, 4), (4, 2), (3, 1)):

@@ -7,7 +7,7 @@ No check reads a value from a device. The one that would (labels in range) is of
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -94,10 +94,18 @@ def check_signs(function: str, name: str, signs: Tensor, keep: Tensor | None) ->
         _check_values(function, name, signs, signs.abs() == 1, keep, "hold -1 and +1 only")
 
 
-def check_unit_interval(function: str, name: str, values: Tensor, keep: Tensor | None) -> None:
-    """Raise a ValueError when a kept value is outside [0, 1] or NaN; only inside :func:`value_checks`."""
-    if _value_checks_enabled:
-        _check_values(function, name, values, (values >= 0) & (values <= 1), keep, "be in [0, 1]")
+def check_range(
+    function: str, name: str, values: Tensor, keep: Tensor | None, *, low: float = 0.0, high: float = math.inf
+) -> None:
+    """Raise a ValueError when a kept value is NaN or outside [low, high]; only inside :func:`value_checks`.
+
+    Beyond by some rounding is inside: a mask of ones that was resized may hold 1.0000001.
+    """
+    if not _value_checks_enabled:
+        return
+    room = 8 * torch.finfo(values.dtype).eps if values.is_floating_point() else 0.0
+    right = (values >= low - room) & (values <= high + room)
+    _check_values(function, name, values, right, keep, f"be in [{low:g}, {high:g}{')' if high == math.inf else ']'}")
 
 
 def _check_values(function: str, name: str, values: Tensor, right: Tensor, keep: Tensor | None, wanted: str) -> None:
@@ -173,6 +181,14 @@ def check_integer(function: str, name: str, value: int, *, low: int | None = 0, 
     if (low is not None and value < low) or (high is not None and value > high):
         wanted = f">= {low}" if high is None else f"in [{low}, {high}]"
         raise ValueError(f"{function}: {name} must be {wanted}, got {value}")
+
+
+def check_numbers(function: str, name: str, values: Tensor | Sequence[float] | float) -> None:
+    """Raise a TypeError or ValueError unless ``values`` is a tensor, or a number >= 0 or several of them."""
+    if isinstance(values, Tensor):
+        return
+    for value in values if isinstance(values, Sequence) and not isinstance(values, str) else [values]:
+        check_number(function, name, value, low=0.0)
 
 
 def check_positive(function: str, **numbers: float) -> None:

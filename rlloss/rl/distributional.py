@@ -25,9 +25,9 @@ from rlloss.core.checks import (
     check_non_negative,
     check_number,
     check_positive,
+    check_range,
     check_same_shape,
     check_shape,
-    check_unit_interval,
 )
 from rlloss.core.reduction import Reduction, check_reduction, fill_masked, promote, reduce_loss
 from rlloss.rl.value import (
@@ -217,7 +217,7 @@ def categorical_value_loss(
     index = fill_masked(mask, action, 0).long()[..., None, None].expand(*shape, 1, logits.shape[-1])
     chosen = _fill_rows(mask, logits.gather(-2, index).squeeze(-2))
     target_probs = _fill_rows(mask, target_probs)
-    check_unit_interval(name, "target_probs", target_probs, None)
+    check_range(name, "target_probs", target_probs, None, high=1.0)
     return _cross_entropy(name, chosen, target_probs, weight, mask, reduction)
 
 

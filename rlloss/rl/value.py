@@ -26,11 +26,11 @@ from rlloss.core.checks import (
     check_non_negative,
     check_number,
     check_positive,
+    check_range,
     check_real,
     check_same_shape,
     check_shape,
     check_tensor,
-    check_unit_interval,
 )
 from rlloss.core.module import show_hyper_parameters
 from rlloss.core.reduction import Reduction, fill_masked, promote
@@ -179,7 +179,7 @@ def expected_sarsa_target(reward: Tensor, discount: Tensor, next_q: Tensor, next
     _check_bootstrap("expected_sarsa_target", reward, discount, next_q)
     check_float("expected_sarsa_target", next_probs=next_probs)
     check_same_shape("expected_sarsa_target", next_q=next_q, next_probs=next_probs)
-    check_unit_interval("expected_sarsa_target", "next_probs", next_probs, None)
+    check_range("expected_sarsa_target", "next_probs", next_probs, None, high=1.0)
     reward, discount, next_q, next_probs = promote(reward, discount, next_q, next_probs)
     return reward + discount * _expectation(next_probs, next_q)
 

@@ -4,8 +4,9 @@ The class dimension is 1, as in torch: logits ``(N, C, ...)`` or ``(C,)`` agains
 ``target`` and ``weight`` are constants: gradients reach the logits only. ``weight``, ``mask`` and ``reduction`` work as
 :mod:`rlloss.core.reduction` says. A label equal to ``ignore_index`` counts in neither the sum nor the count, in every
 function here; as in torch, its logits have to be finite for all that (it is ``mask`` that keeps NaN from the gradient).
-With ``from_logits=False`` the multi-class functions count a probability of 0 as the smallest positive number of the
-dtype, a constant: the loss is large but finite, and its gradient there is 0.
+With ``from_logits=False`` the multi-class functions normalise the probabilities to a sum of 1 over the classes, and
+count one of 0 as the smallest positive number of the dtype, a constant: the loss is large but finite, and its gradient
+there is 0. A logit of -inf, an impossible class, is fine beside class indices; elsewhere logits have to be finite.
 
 In order: cross-entropy, focal and poly loss; divergences between distributions; hinge losses on scores.
 """
@@ -33,13 +34,14 @@ from rlloss.core.checks import (
     check_ndim,
     check_non_negative,
     check_number,
+    check_numbers,
     check_positive,
+    check_range,
     check_real,
     check_same_shape,
     check_shape,
     check_signs,
     check_tensor,
-    check_unit_interval,
 )
 from rlloss.core.module import Loss
 from rlloss.core.reduction import (
@@ -96,16 +98,14 @@ def _prepare_indices(
 
 
 def _as_logits(logits: Tensor, from_logits: bool) -> Tensor:
-    """Logits as they are, or the logarithm of probabilities.
-
-    A probability of 0 counts as the smallest positive number, a constant: it gets no gradient.
-    """
+    """Logits as they are, or the logarithm of probabilities, which the softmax that follows normalises."""
     return logits if from_logits else logits.clamp(min=torch.finfo(logits.dtype).tiny).log()
 
 
 def _check_class_weight(function: str, class_weight: ClassWeight | None, logits: Tensor) -> Tensor | None:
     if class_weight is None:
         return None
+    check_numbers(function, "class_weight", class_weight)
     if not isinstance(class_weight, Tensor):
         class_weight = torch.tensor(class_weight, dtype=logits.dtype, device=logits.device)
     check_float(function, class_weight=class_weight)
@@ -214,7 +214,7 @@ def _soft_cross_entropy(
     logits, target = promote(logits, target.detach())
     class_weight = _check_class_weight("cross_entropy", class_weight, logits)
     logits, target = _fill_classes(mask, logits), _fill_classes(mask, target)
-    check_unit_interval("cross_entropy", "target", target, None)
+    check_range("cross_entropy", "target", target, None, high=1.0)
     loss = F.cross_entropy(
         _as_logits(logits, from_logits),
         target,
@@ -241,7 +241,8 @@ class CrossEntropyLoss(ClassificationLoss):
     ) -> None:
         super().__init__(reduction=reduction)
         check_number("CrossEntropyLoss", "label_smoothing", label_smoothing, low=0.0, high=1.0)
-        self.register_buffer("class_weight", _as_buffer(class_weight), persistent=False)
+        class_weight = _as_buffer("CrossEntropyLoss", "class_weight", class_weight)
+        self.register_buffer("class_weight", class_weight, persistent=False)
         self.label_smoothing = label_smoothing
         self.ignore_index = ignore_index
         self.from_logits = from_logits
@@ -272,21 +273,28 @@ class CrossEntropyLoss(ClassificationLoss):
         return -log_prob
 
 
-def _as_buffer(values: Tensor | Sequence[float] | float | None) -> Tensor | None:
-    """A tensor keeps its precision, numbers become float32."""
-    if values is None or (isinstance(values, Tensor) and values.is_floating_point()):
+def _as_buffer(function: str, name: str, values: Tensor | Sequence[float] | float | None) -> Tensor | None:
+    """A tensor keeps its precision, numbers become float32, which lives on every device."""
+    if values is None:
+        return None
+    check_numbers(function, name, values)
+    if isinstance(values, Tensor) and values.is_floating_point():
         return values
     return torch.as_tensor(values, dtype=torch.float32)
 
 
-def _prepare_binary(function: str, logits: Tensor, target: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+def _prepare_binary(
+    function: str, logits: Tensor, target: Tensor, mask: Tensor | None, from_logits: bool
+) -> tuple[Tensor, Tensor]:
     """Check, convert and fill logits (or probabilities) and the probabilities of the positive class."""
     check_float(function, logits=logits)
     check_tensor(function, target=target)
     check_same_shape(function, logits=logits, target=target)
     check_mask(function, mask, tuple(logits.shape))
     logits, target = promote(logits, target.detach())
-    check_unit_interval(function, "target", target, mask)
+    check_range(function, "target", target, mask, high=1.0)
+    if not from_logits:
+        check_range(function, "logits", logits, mask, high=1.0)
     return fill_masked(mask, logits, 0.5), fill_masked(mask, target)
 
 
@@ -318,7 +326,7 @@ def binary_cross_entropy(
     Args:
         logits: Any shape, floating-point; probabilities in [0, 1] with ``from_logits=False``.
         target: Same shape, in [0, 1]; floating-point, integer or bool.
-        pos_weight: Factor of the positive term, > 0; a number, or several (or a tensor) broadcastable to ``logits``.
+        pos_weight: Factor of the positive term, >= 0; a number, or several (or a tensor) broadcastable to ``logits``.
         label_smoothing: Share of the target that is spread over both classes, in [0, 1].
         from_logits: Whether ``logits`` are logits; otherwise probabilities.
         weight: Factor per element, broadcastable to ``logits``.
@@ -336,7 +344,7 @@ def binary_cross_entropy(
         tensor([2.0794, 0.6931])
     """
     check_number("binary_cross_entropy", "label_smoothing", label_smoothing, low=0.0, high=1.0)
-    logits, target = _prepare_binary("binary_cross_entropy", logits, target, mask)
+    logits, target = _prepare_binary("binary_cross_entropy", logits, target, mask, from_logits)
     if label_smoothing:
         target = target * (1.0 - label_smoothing) + 0.5 * label_smoothing
     positive = _check_pos_weight(pos_weight, logits)
@@ -356,9 +364,8 @@ def binary_cross_entropy(
 def _check_pos_weight(pos_weight: Tensor | Sequence[float] | float | None, logits: Tensor) -> Tensor | None:
     if pos_weight is None:
         return None
+    check_numbers("binary_cross_entropy", "pos_weight", pos_weight)
     if not isinstance(pos_weight, Tensor):
-        for number in pos_weight if isinstance(pos_weight, Sequence) else [pos_weight]:
-            check_number("binary_cross_entropy", "pos_weight", number, low=0.0, low_open=True)
         pos_weight = torch.tensor(pos_weight, dtype=logits.dtype, device=logits.device)
     check_float("binary_cross_entropy", pos_weight=pos_weight)
     check_broadcastable("binary_cross_entropy", "pos_weight", pos_weight, tuple(logits.shape))
@@ -380,7 +387,9 @@ class BinaryCrossEntropyLoss(Loss):
     ) -> None:
         super().__init__(reduction=reduction)
         check_number("BinaryCrossEntropyLoss", "label_smoothing", label_smoothing, low=0.0, high=1.0)
-        self.register_buffer("pos_weight", _as_buffer(pos_weight), persistent=False)
+        self.register_buffer(
+            "pos_weight", _as_buffer("BinaryCrossEntropyLoss", "pos_weight", pos_weight), persistent=False
+        )
         self.label_smoothing = label_smoothing
         self.from_logits = from_logits
 
@@ -409,14 +418,6 @@ def _focal(log_p_t: Tensor, gamma: float) -> Tensor:
     """``-(1 - p_t)^gamma log p_t``."""
     # Below the clamp 1 - p_t is 1 in any case; without it, log p_t = -inf has the gradient 0 * inf.
     return -_focus(-torch.expm1(log_p_t.clamp(min=math.log(torch.finfo(log_p_t.dtype).tiny))), gamma) * log_p_t
-
-
-def _check_alpha(function: str, alpha: Tensor | Sequence[float] | float | None) -> None:
-    """Raise a ValueError for a number below 0; those of a tensor are not read from the device."""
-    if alpha is None or isinstance(alpha, Tensor):
-        return
-    for value in [alpha] if isinstance(alpha, int | float) else alpha:
-        check_non_negative(function, alpha=value)
 
 
 def _class_alpha(function: str, alpha: Tensor | Sequence[float] | float, logits: Tensor, target: Tensor) -> Tensor:
@@ -469,7 +470,8 @@ def focal_loss(
         tensor(0.3466)
     """
     check_non_negative("focal_loss", gamma=gamma)
-    _check_alpha("focal_loss", alpha)
+    if alpha is not None:
+        check_numbers("focal_loss", "alpha", alpha)
     logits, target, keep = _prepare_indices("focal_loss", logits, target, mask, ignore_index)
     loss = _focal(_log_p_t(logits, target, from_logits), gamma)
     if alpha is not None:
@@ -493,12 +495,12 @@ class FocalLoss(ClassificationLoss):
     ) -> None:
         super().__init__(reduction=reduction)
         check_non_negative("FocalLoss", gamma=gamma)
-        _check_alpha("FocalLoss", alpha)
         self.gamma = gamma
         if isinstance(alpha, int | float):
+            check_numbers("FocalLoss", "alpha", alpha)
             self.alpha = alpha
         else:
-            self.register_buffer("alpha", _as_buffer(alpha), persistent=False)
+            self.register_buffer("alpha", _as_buffer("FocalLoss", "alpha", alpha), persistent=False)
         self.ignore_index = ignore_index
         self.from_logits = from_logits
 
@@ -570,7 +572,7 @@ def binary_focal_loss(
         tensor([0.0433, 0.1300])
     """
     _check_binary_focal("binary_focal_loss", gamma, alpha)
-    logits, target = _prepare_binary("binary_focal_loss", logits, target, mask)
+    logits, target = _prepare_binary("binary_focal_loss", logits, target, mask, from_logits)
     p, not_p = (torch.sigmoid(logits), torch.sigmoid(-logits)) if from_logits else (logits, 1.0 - logits)
     loss = _focus(torch.lerp(p, not_p, target), gamma) * _binary_entropy(logits, target, from_logits)
     if alpha is not None:
@@ -757,6 +759,10 @@ def _prepare_distributions(
     check_mask(function, mask, _loss_shape(logits))
     logits, target = promote(logits, target.detach())
     logits, target = _fill_classes(mask, logits, 1.0), _fill_classes(mask, target, 1.0)
+    if not from_logits:
+        check_range(function, "logits", logits, None)
+    if not target_from_logits:
+        check_range(function, "target", target, None)
     model = _log_probabilities(logits, from_logits, temperature)
     return model, _log_probabilities(target, target_from_logits, temperature)
 
@@ -1197,7 +1203,8 @@ class MulticlassHingeLoss(Loss):
         self.margin = margin
         self.p = p
         self.variant: HingeVariant = variant
-        self.register_buffer("class_weight", _as_buffer(class_weight), persistent=False)
+        class_weight = _as_buffer("MulticlassHingeLoss", "class_weight", class_weight)
+        self.register_buffer("class_weight", class_weight, persistent=False)
         self.ignore_index = ignore_index
 
     def forward(

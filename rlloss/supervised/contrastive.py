@@ -27,11 +27,11 @@ from rlloss.core.checks import (
     check_ndim,
     check_number,
     check_positive,
+    check_range,
     check_real,
     check_same_shape,
     check_shape,
     check_signs,
-    check_unit_interval,
 )
 from rlloss.core.distributed import first_row, gather_rows
 from rlloss.core.module import Loss
@@ -105,7 +105,7 @@ def contrastive_loss(
     check_positive("contrastive_loss", margin=margin)
     x1, x2 = _prepare_embeddings("contrastive_loss", mask, x1=x1, x2=x2)
     _check_target("contrastive_loss", target, x1.shape)
-    check_unit_interval("contrastive_loss", "target", target, mask)
+    check_range("contrastive_loss", "target", target, mask, high=1.0)
     similar = fill_masked(mask, target.detach().to(x1.dtype))
     difference = x1 - x2
     distance = torch.linalg.vector_norm(difference, dim=-1)

@@ -19,6 +19,7 @@ from rlloss.core.checks import (
     check_ndim,
     check_number,
     check_positive,
+    check_range,
     check_real,
     check_same_shape,
     check_signs,
@@ -442,6 +443,7 @@ def lambda_rank_loss(
     """
     check_positive("lambda_rank_loss", sigma=sigma)
     scores, labels, kept = _prepare_lists("lambda_rank_loss", scores, labels, mask)
+    check_range("lambda_rank_loss", "labels", labels, mask)
     # Every gain in units of 2^(the highest label), so that none overflows: the ratio to the best DCG stays.
     top = F.pad(labels, (0, 1)).amax(-1, keepdim=True)
     gain = (torch.exp2(labels - top) - torch.exp2(-top)) * kept

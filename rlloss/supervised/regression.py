@@ -22,6 +22,7 @@ from rlloss.core.checks import (
     check_non_negative,
     check_number,
     check_positive,
+    check_range,
     check_real,
     check_same_shape,
 )
@@ -600,6 +601,8 @@ def msle_loss(
         tensor(0.4805)
     """
     input, target = _prepare("msle_loss", input, target, mask)
+    check_range("msle_loss", "input", input, mask, low=-1.0)
+    check_range("msle_loss", "target", target, mask, low=-1.0)
     loss = F.mse_loss(torch.log1p(input), torch.log1p(target), reduction="none")
     return reduce_loss("msle_loss", loss, weight=weight, mask=mask, reduction=reduction)
 
@@ -653,6 +656,7 @@ def poisson_nll_loss(
     """
     check_positive("poisson_nll_loss", eps=eps)
     input, target = _prepare("poisson_nll_loss", input, target, mask)
+    check_range("poisson_nll_loss", "target", target, mask)
     kernel = partial(F.poisson_nll_loss, log_input=log_input, full=full, eps=eps)
     return reduce_kernel("poisson_nll_loss", kernel, input, target, weight=weight, mask=mask, reduction=reduction)
 
@@ -846,6 +850,7 @@ def gaussian_nll_loss(
     check_same_shape("gaussian_nll_loss", input=input, var=var)
     input, target = _prepare("gaussian_nll_loss", input, target, mask)
     input, target, var = promote(input, target, var)
+    check_range("gaussian_nll_loss", "var", var, mask)
     var = fill_masked(mask, var, 1.0)
     var = var.detach().clamp(min=eps) + (var - var.detach())
     loss = 0.5 * (torch.log(var) + F.mse_loss(input, target, reduction="none") / var)

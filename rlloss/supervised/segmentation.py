@@ -27,8 +27,8 @@ from rlloss.core.checks import (
     check_mask,
     check_ndim,
     check_non_negative,
+    check_range,
     check_tensor,
-    check_unit_interval,
 )
 from rlloss.core.module import Loss
 from rlloss.core.reduction import Reduction, fill_masked, promote, reduce_loss
@@ -52,7 +52,7 @@ def _prepare(
     target = target.detach() if target.is_floating_point() else target.long()  # in uint8, -100 would equal 156
     keep = target != ignore_index if mask is None else (target != ignore_index) & mask
     if binary:
-        check_unit_interval(function, "target", target, keep)
+        check_range(function, "target", target, keep, high=1.0)
         logits, truth = promote(_flatten(logits, 1).unsqueeze(1), _flatten(target, 1).unsqueeze(1))
     else:
         check_labels(function, "target", target, logits.shape[1], keep)

@@ -37,7 +37,7 @@ def kinds(encoder: nn.Sequential) -> list[str]:
         (Box((2, 3), torch.float32), torch.randn(2, 2, 3), ["Flatten"], 6),
         (Box((3,), torch.uint8), torch.full((2, 3), 255, dtype=torch.uint8), ["ToFloat"], 3),
         (Box((3,), torch.bool), torch.ones(2, 3, dtype=torch.bool), ["ToFloat"], 3),
-        (Box((9, 9, 3), torch.uint8), torch.zeros(2, 9, 9, 3, dtype=torch.uint8), ["ToFloat", "Flatten"], 243),
+        (Box((9, 2, 2), torch.uint8), torch.zeros(2, 9, 2, 2, dtype=torch.uint8), ["ToFloat", "Flatten"], 36),
     ],
 )
 @pytest.mark.parametrize("activation", ACTIVATIONS)
@@ -81,6 +81,18 @@ def test_what_is_an_image(shape: tuple[int, ...], image: bool) -> None:
     assert is_image(Box(shape, torch.uint8)) == image
     assert not is_image(Discrete(3))
     assert not is_image(Box((84, 84), torch.float32)), "a table of numbers"
+
+
+@pytest.mark.parametrize("dtype", [torch.bool, torch.uint8])
+def test_small_images_go_through_one_convolution(dtype: torch.dtype) -> None:
+    """MinAtar's network: 16 filters of 3 x 3, then a layer of 128."""
+    last, width = make_encoder(Box((10, 10, 4), dtype), [128], "relu")
+    assert kinds(last) == ["ToFloat", "ChannelsFirst", "Conv2d", "ReLU", "Flatten", "Linear", "ReLU"]
+    assert width == 128 and last[5].in_features == 16 * 8 * 8
+    first, _ = make_encoder(Box((4, 10, 10), dtype), [128], "relu")
+    first.load_state_dict(dict(zip(first.state_dict(), last.state_dict().values(), strict=True)))
+    pixels = torch.randint(2, (3, 10, 10, 4)).to(dtype)
+    assert_close(last(pixels), first(pixels.permute(0, 3, 1, 2)))
 
 
 def test_grey_images_need_no_channel() -> None:

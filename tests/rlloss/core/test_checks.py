@@ -163,6 +163,29 @@ def test_value_checks_of_targets_between_0_and_1(wrong: float) -> None:
         call()
 
 
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda x: F.kl_divergence(x, x), "kl_divergence: target must be in [0, inf), got -1.0"),
+        (lambda x: F.js_divergence(x.abs(), x.abs(), from_logits=False), None),
+        (lambda x: F.msle_loss(x - 1, x), "msle_loss: input must be in [-1, inf), got -2.0"),
+        (lambda x: F.poisson_nll_loss(x, x), "poisson_nll_loss: target must be in [0, inf), got -1.0"),
+        (lambda x: F.gaussian_nll_loss(x, x, x), "gaussian_nll_loss: var must be in [0, inf), got -1.0"),
+        (lambda x: F.lambda_rank_loss(x, x), "lambda_rank_loss: labels must be in [0, inf), got -1.0"),
+        (lambda x: F.binary_cross_entropy(x, x.abs(), from_logits=False), "logits must be in [0, 1], got -1.0"),
+        (lambda x: F.binary_cross_entropy(x, torch.full_like(x, 1 + 1e-7)), None),  # one rounding beyond 1
+    ],
+)
+def test_value_checks_of_ranges(call: Callable[[Tensor], Tensor], message: str | None) -> None:
+    with value_checks():
+        if message is None:
+            assert call(torch.tensor([[1.0, -1.0]])).isfinite()
+        else:
+            with pytest.raises(ValueError) as error:
+                call(torch.tensor([[1.0, -1.0]]))
+            assert str(error.value).endswith(message)
+
+
 def test_value_checks_look_at_what_is_kept() -> None:
     with value_checks():
         assert focal_loss(torch.zeros(2, 3), BAD_LABEL, mask=torch.tensor([True, False])).isfinite()

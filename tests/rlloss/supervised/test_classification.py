@@ -285,8 +285,8 @@ def test_binary_errors() -> None:
     logits, target = torch.zeros(4, 3), torch.zeros(4, 3)
     with pytest.raises(ValueError, match=r"^binary_cross_entropy: pos_weight must broadcast .* \(4, 3\), got \(4,\)$"):
         F.binary_cross_entropy(logits, target, pos_weight=torch.ones(4))
-    with pytest.raises(ValueError, match=r"^binary_cross_entropy: pos_weight must be in \(0, inf\), got 0\.0$"):
-        F.binary_cross_entropy(logits, target, pos_weight=0.0)
+    with pytest.raises(ValueError, match=r"^binary_cross_entropy: pos_weight must be in \[0, inf\), got -1\.0$"):
+        F.binary_cross_entropy(logits, target, pos_weight=-1.0)
     with pytest.raises(ValueError, match=r"^binary_cross_entropy: pos_weight must have a floating-point dtype"):
         F.binary_cross_entropy(logits, target, pos_weight=torch.ones(3, dtype=torch.long))
 
@@ -363,6 +363,25 @@ def test_numbers_per_class_may_be_a_sequence() -> None:
     assert torch.equal(F.binary_cross_entropy(logits, positive, pos_weight=numbers), expected)
     with pytest.raises(ValueError, match="pos_weight must be in"):
         F.binary_cross_entropy(logits, positive, pos_weight=[1.0, -1.0, 1.0])
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "error", "message"),
+    [
+        ("cross_entropy", {"class_weight": "abc"}, TypeError, "class_weight must be a number, got str"),
+        ("cross_entropy", {"class_weight": [1.0, None, 1.0]}, TypeError, "class_weight must be a number, got NoneType"),
+        ("cross_entropy", {"class_weight": [1, -1, 1]}, ValueError, "class_weight must be in"),
+        ("focal_loss", {"alpha": np.float32(0.5)}, TypeError, "alpha must be a number, got float32"),
+        ("BinaryCrossEntropyLoss", {"pos_weight": -1.0}, ValueError, "pos_weight must be in"),
+        ("FocalLoss", {"alpha": [0.5, -1.0]}, ValueError, "alpha must be in"),
+    ],
+)
+def test_errors_of_numbers_per_class(name: str, options: dict[str, Any], error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=f"^{name}: {message}"):
+        if name.endswith("Loss"):
+            getattr(rlloss, name)(**options)
+        else:
+            getattr(F, name)(torch.zeros(1, 3), torch.tensor([0]), **options)
 
 
 def test_ignore_index_is_an_integer() -> None:
