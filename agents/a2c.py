@@ -14,13 +14,14 @@ from agents.parts.networks import (
     Activation,
     CategoricalPolicy,
     GaussianPolicy,
+    MultiCategoricalPolicy,
     Policy,
     ValueNetwork,
     orthogonal_,
 )
 from agents.parts.optimization import Learner
 from agents.parts.rollout import Rollout
-from agents.parts.spaces import Discrete
+from agents.parts.spaces import Discrete, MultiDiscrete
 from agents.parts.transition import Transitions
 from rlloss.core.checks import check_integer, check_non_negative, check_number
 from rlloss.rl.policy import PolicyGradientLoss, PolicyLoss
@@ -64,7 +65,7 @@ class ActorCritic(nn.Module):
 class A2C(Agent):
     """Advantage actor-critic; with ``ClippedSurrogateLoss``, epochs and minibatches it is PPO.
 
-    Discrete actions, or a Box of them (independent Gaussians).
+    Discrete actions, several of them at once (MultiDiscrete, independent), or a Box (independent Gaussians).
 
     Args:
         policy_loss: What the policy learns by; ``PolicyGradientLoss()`` by default.
@@ -169,6 +170,8 @@ class A2C(Agent):
         policy: Policy
         if isinstance(action, Discrete):
             policy = CategoricalPolicy(observation, action, **networks)  # type: ignore[arg-type]
+        elif isinstance(action, MultiDiscrete):
+            policy = MultiCategoricalPolicy(observation, action, **networks)  # type: ignore[arg-type]
         else:
             self._check_criterion()
             policy = GaussianPolicy(observation, action, **networks)  # type: ignore[arg-type]
@@ -213,7 +216,7 @@ class A2C(Agent):
     @torch.no_grad()
     def act(self, observation: Tensor, *, explore: bool = True) -> Tensor:
         """Draw from the policy, or take its most likely action."""
-        outputs = self.policy.head(self.encode(observation))
+        outputs = self.policy.heads(self.encode(observation))
         action = self.policy.sample(outputs, self.generator) if explore else self.policy.mode(outputs)
         return action.cpu()
 

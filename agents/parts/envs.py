@@ -28,7 +28,7 @@ from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, Vecto
 from torch import Tensor
 
 from agents.parts.errors import DivergedError, EnvironmentFault
-from agents.parts.spaces import Box, Discrete, EnvSpec, Space
+from agents.parts.spaces import Box, Discrete, EnvSpec, MultiDiscrete, Space
 from agents.parts.transition import Layout, Transitions
 
 Vectorization = Literal["auto", "sync", "async"]
@@ -119,10 +119,16 @@ def _observation_space(space: spaces.Space[Any]) -> Space:
 def _action_space(space: spaces.Space[Any]) -> Space:
     if isinstance(space, spaces.Discrete):
         return Discrete(int(space.n))
+    if isinstance(space, spaces.MultiDiscrete):
+        return MultiDiscrete(tuple(int(n) for n in space.nvec.flat))
+    if isinstance(space, spaces.MultiBinary):
+        return MultiDiscrete((2,) * math.prod(space.shape))
     if isinstance(space, spaces.Box) and np.issubdtype(space.dtype, np.floating):
         low, high = (tuple(float(x) for x in bound.flat) for bound in (space.low, space.high))
         return Box(tuple(space.shape), torch.float32, low, high)
-    raise ValueError(f"action space {space} is not supported, wanted Discrete or a floating-point Box")
+    raise ValueError(
+        f"action space {space} is not supported, wanted Discrete, MultiDiscrete, MultiBinary or a floating-point Box"
+    )
 
 
 def spec_of(env: VectorEnv) -> EnvSpec:
@@ -306,9 +312,11 @@ class Envs:
         return Transitions(packed, self.layout, count)
 
     def _step(self, actions: np.ndarray) -> tuple[Any, ...]:
+        space: Any = self.env.single_action_space
         if isinstance(self.spec.action, Box):
-            space = self.env.single_action_space
-            actions = np.clip(actions, space.low, space.high).astype(space.dtype, copy=False)  # type: ignore[attr-defined]
+            actions = np.clip(actions, space.low, space.high).astype(space.dtype, copy=False)
+        elif isinstance(self.spec.action, MultiDiscrete):
+            actions = (actions.reshape(-1, *space.shape) + self._action_start).astype(space.dtype, copy=False)
         elif self._action_start:
             actions = actions + self._action_start
         result: tuple[Any, ...] = self._call(self.env.step, actions)

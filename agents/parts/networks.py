@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from agents.parts.spaces import Box, Discrete, Space
+from agents.parts.spaces import Box, Discrete, MultiDiscrete, Space
 from rlloss.functional import entropy_loss
 
 Activation = Literal["relu", "tanh"]
@@ -77,6 +77,8 @@ def make_encoder(space: Space, hidden_sizes: Sequence[int], activation: Activati
     if isinstance(space, Discrete):
         layers.append(OneHot(space.n))
         return _append_mlp(layers, space.n, hidden_sizes, activation)
+    if isinstance(space, MultiDiscrete):
+        raise ValueError(f"observations that are {space} are not supported")
     if len(space.shape) > 3 and space.dtype == torch.uint8:
         raise ValueError(
             f"observations of shape {space.shape} are no image, wanted (H, W), (H, W, C) or (C, H, W); "
@@ -169,13 +171,18 @@ class CategoricalPolicy(nn.Module):
 
     def forward(self, observation: Tensor) -> Tensor:
         """``(B, ...)`` to logits ``(B, A)``."""
-        logits: Tensor = self.head(self.encoder(observation))
+        return self.heads(self.encoder(observation))
+
+    def heads(self, features: Tensor) -> Tensor:
+        """From the encoder's features ``(B, F)``."""
+        logits: Tensor = self.head(features)
         return logits
 
     def sample(self, logits: Tensor, generator: torch.Generator) -> Tensor:
         """Draw actions ``(B,)``: the argmax of logits plus Gumbel noise."""
         noise = torch.empty_like(logits).exponential_(generator=generator)
-        return (logits - noise.log()).argmax(-1)
+        # Noise of exactly 0 would turn a logit of -inf into NaN, which is the largest for argmax.
+        return (logits - noise.log().clamp(min=-100.0)).argmax(-1)
 
     def mode(self, logits: Tensor) -> Tensor:
         """Most likely actions ``(B,)``."""
@@ -190,6 +197,40 @@ class CategoricalPolicy(nn.Module):
         return entropy_loss(logits, mask=mask)
 
 
+class MultiCategoricalPolicy(CategoricalPolicy):
+    """Logits of several discrete actions that are taken at once, each independent of the others.
+
+    The head's outputs are the logits of all actions one after the other. They are computed with as a table of one row
+    per action, in which choices that an action does not have are impossible.
+    """
+
+    positions: Tensor
+
+    def __init__(
+        self, observation: Space, action: MultiDiscrete, *, hidden_sizes: Sequence[int], activation: Activation
+    ) -> None:
+        super().__init__(observation, Discrete(sum(action.nvec)), hidden_sizes=hidden_sizes, activation=activation)
+        self.rows, self.columns = len(action.nvec), max(action.nvec)
+        positions = [row * self.columns + choice for row, n in enumerate(action.nvec) for choice in range(n)]
+        self.register_buffer("positions", torch.tensor(positions), persistent=False)
+
+    def heads(self, features: Tensor) -> Tensor:
+        """From the encoder's features ``(B, F)`` to the table ``(B, D, max(nvec))``."""
+        logits = super().heads(features)
+        if len(self.positions) < self.rows * self.columns:
+            empty = logits.new_full((len(logits), self.rows * self.columns), -math.inf)
+            logits = empty.index_copy(1, self.positions, logits)
+        return logits.view(-1, self.rows, self.columns)
+
+    def log_prob(self, logits: Tensor, action: Tensor) -> Tensor:
+        """Log-probability of each vector of actions ``(B, D)``, ``(B,)``."""
+        return super().log_prob(logits.flatten(0, 1), action.flatten()).view(-1, self.rows).sum(-1)
+
+    def entropy_loss(self, logits: Tensor, mask: Tensor | None) -> Tensor:
+        """Minus the mean entropy, summed over the actions."""
+        return self.rows * super().entropy_loss(logits, None if mask is None else mask.unsqueeze(-1))
+
+
 class GaussianPolicy(nn.Module):
     """Means of independent Gaussians, with one learned standard deviation per action dimension."""
 
@@ -202,7 +243,11 @@ class GaussianPolicy(nn.Module):
 
     def forward(self, observation: Tensor) -> Tensor:
         """``(B, ...)`` to means ``(B, D)``."""
-        mean: Tensor = self.head(self.encoder(observation))
+        return self.heads(self.encoder(observation))
+
+    def heads(self, features: Tensor) -> Tensor:
+        """From the encoder's features ``(B, F)``."""
+        mean: Tensor = self.head(features)
         return mean
 
     def sample(self, mean: Tensor, generator: torch.Generator) -> Tensor:

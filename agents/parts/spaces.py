@@ -16,6 +16,13 @@ class Discrete:
 
 
 @dataclass(frozen=True)
+class MultiDiscrete:
+    """A vector of choices, choice ``d`` one of ``nvec[d]``, each numbered from 0."""
+
+    nvec: tuple[int, ...]
+
+
+@dataclass(frozen=True)
 class Box:
     """A tensor of numbers. ``low`` and ``high`` are flat, one number per element, and may be infinite."""
 
@@ -25,7 +32,7 @@ class Box:
     high: tuple[float, ...] = ()
 
 
-Space: TypeAlias = Discrete | Box
+Space: TypeAlias = Discrete | MultiDiscrete | Box
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from agents.parts.spaces import Discrete, EnvSpec, Space
+from agents.parts.spaces import Discrete, EnvSpec, MultiDiscrete, Space
 
 _NUMPY_DTYPES = {
     torch.float32: np.dtype(np.float32),
@@ -24,7 +24,9 @@ _NUMPY_DTYPES = {
 
 
 def _field(space: Space) -> tuple[torch.dtype, tuple[int, ...]]:
-    return (torch.int64, ()) if isinstance(space, Discrete) else (space.dtype, space.shape)
+    if isinstance(space, Discrete | MultiDiscrete):
+        return torch.int64, () if isinstance(space, Discrete) else (len(space.nvec),)
+    return space.dtype, space.shape
 
 
 class Layout:

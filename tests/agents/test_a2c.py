@@ -3,6 +3,7 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
@@ -12,18 +13,22 @@ from torch.distributions import Categorical, Normal
 
 from agents.a2c import A2C, PolicyBatch
 from agents.parts.envs import Envs
-from agents.parts.spaces import Box, Discrete, EnvSpec
+from agents.parts.spaces import Box, Discrete, EnvSpec, MultiDiscrete
 from agents.parts.transition import pack
 from rlloss.rl.policy import ClippedSurrogateLoss, PolicyGradientLoss, PolicyLoss
 from rlloss.supervised.classification import FocalLoss, PolyLoss
 from rlloss.supervised.regression import HuberLoss
 from tests.agents.environments import MODES, ChainEnv, CountingEnv, counting, make_vector
+from tests.agents.parts.test_optimization import compile_without_compiler
 from tests.agents.test_dqn import assert_same, pickled
 from tests.conftest import assert_close
 
 BOX = spaces.Box(-1.0, 1.0, (2,))
+MULTI = spaces.MultiDiscrete([2, 4, 3], start=[1, 0, -1])
+ACTION_SPACES = pytest.mark.parametrize("action_space", [None, BOX, MULTI], ids=["discrete", "box", "multi"])
 PPO: dict[str, Any] = {"policy_loss": ClippedSurrogateLoss(), "epochs": 2, "minibatches": 3, "optimizer": "Adam"}
 DISCRETE = EnvSpec(Box((3,), torch.float32), Discrete(4), num_envs=2)
+SEVERAL = EnvSpec(Box((3,), torch.float32), MultiDiscrete((2, 4)), num_envs=2)
 CONTINUOUS = EnvSpec(Box((3,), torch.float32), Box((2,), torch.float32, (-1.0,) * 2, (1.0,) * 2), num_envs=2)
 
 
@@ -97,6 +102,22 @@ def test_a_continuous_action_is_learned() -> None:
     torch.testing.assert_close(action, torch.tensor([[0.5, -0.5]]), rtol=0.0, atol=0.15)
 
 
+class Combination(CountingEnv):
+    """One step; the reward is the number of dials that stand at 2, 3 and 0."""
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        observation, _, terminated, truncated, info = super().step(action)
+        return observation, float((action == np.array([2, 3, 0])).sum()), terminated, truncated, info
+
+
+def test_several_discrete_actions_are_learned() -> None:
+    agent = table(optimizer="Adam", learning_rate=0.05, rollout_length=4, entropy_coefficient=0.01)
+    make = partial(Combination, (1,), (True,), view="parity", action_space=MULTI)
+    run(agent, start(agent, make_vector([make] * 16, AutoresetMode.SAME_STEP)), 12_000)
+    action = agent.act(torch.zeros(1, dtype=torch.int64), explore=False)
+    assert action.tolist() == [[1, 3, 1]], "numbered from 0"
+
+
 def test_advantages_at_the_ends_of_episodes_by_hand() -> None:
     spec = EnvSpec(Discrete(3), Discrete(2), num_envs=1, has_reset_steps=True)
     agent = table(discount=0.5, gae_lambda=0.5, policy_loss=ClippedSurrogateLoss()).build(spec)
@@ -132,10 +153,12 @@ def test_advantages_at_the_ends_of_episodes_by_hand() -> None:
 
 def make_batch(spec: EnvSpec, mask: Tensor | None = None) -> PolicyBatch:
     action = torch.randint(4, (6,)) if isinstance(spec.action, Discrete) else torch.randn(6, 2)
+    if isinstance(spec.action, MultiDiscrete):
+        action = torch.stack([torch.randint(n, (6,)) for n in spec.action.nvec], -1)
     return PolicyBatch(torch.randn(6, 3), action, torch.randn(6) * 3 + 1, torch.randn(6), torch.randn(6) - 2, mask)
 
 
-@pytest.mark.parametrize("spec", [DISCRETE, CONTINUOUS], ids=["discrete", "box"])
+@pytest.mark.parametrize("spec", [DISCRETE, CONTINUOUS, SEVERAL], ids=["discrete", "box", "multi"])
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize("normalize", [False, True])
 def test_the_loss_by_hand(spec: EnvSpec, masked: bool, normalize: bool) -> None:
@@ -152,6 +175,11 @@ def test_the_loss_by_hand(spec: EnvSpec, masked: bool, normalize: bool) -> None:
     if isinstance(spec.action, Discrete):
         reference = Categorical(logits=outputs)
         log_prob, entropy = reference.log_prob(batch.action), reference.entropy()
+    elif isinstance(spec.action, MultiDiscrete):
+        logits = agent.policy.head(agent.policy.encoder(batch.observation)).split(list(spec.action.nvec), -1)
+        references: list[Any] = [Categorical(logits=part) for part in logits]
+        log_prob = sum(r.log_prob(a) for r, a in zip(references, batch.action.T, strict=True))
+        entropy = sum(r.entropy() for r in references)
     else:
         reference = Normal(outputs, agent.policy.log_std.exp())  # type: ignore[operator]
         log_prob, entropy = reference.log_prob(batch.action).sum(-1), reference.entropy().sum(-1)
@@ -190,7 +218,7 @@ def test_other_policy_losses(loss: PolicyLoss) -> None:
     assert learner.act(torch.arange(2), explore=False).tolist() == [1, 1]
 
 
-@pytest.mark.parametrize("action_space", [None, BOX], ids=["discrete", "box"])
+@ACTION_SPACES
 def test_one_pass_of_the_clipped_surrogate_is_the_policy_gradient(action_space: Any) -> None:
     """At a ratio of 1 the gradients are the same; epochs and minibatches of 1 included."""
     agents = [A2C(policy_loss=loss, hidden_sizes=[4]) for loss in (PolicyGradientLoss(), ClippedSurrogateLoss())]
@@ -242,7 +270,7 @@ def test_each_epoch_sees_each_step_once(epochs: int, minibatches: int, monkeypat
 
 
 @pytest.mark.parametrize("mode", MODES[:2])
-@pytest.mark.parametrize("action_space", [None, BOX], ids=["discrete", "box"])
+@ACTION_SPACES
 def test_the_loss_changes_nothing(mode: AutoresetMode, action_space: Any) -> None:
     agent = A2C(**PPO, hidden_sizes=[4])
     run(agent, start(agent, counting(mode, action_space=action_space)), 36)
@@ -255,7 +283,7 @@ def test_the_loss_changes_nothing(mode: AutoresetMode, action_space: Any) -> Non
 
 
 @pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("action_space", [None, BOX], ids=["discrete", "box"])
+@ACTION_SPACES
 @pytest.mark.parametrize("options", [{}, PPO], ids=["one pass", "ppo"])
 @pytest.mark.parametrize("until", [0, 20])
 def test_a_restored_state_goes_on_bitwise(
@@ -273,8 +301,33 @@ def test_a_restored_state_goes_on_bitwise(
     assert_same(pickled(agent.state_dict()), pickled(other.state_dict()))
 
 
+COMPILED: dict[str, tuple[dict[str, Any], Any]] = {
+    "one pass": ({}, None),
+    "multi": ({"entropy_coefficient": 0.1}, MULTI),
+}
+
+
+@pytest.mark.parametrize("name", COMPILED)
+def test_compiled_is_eager(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One graph, which stays the same one over all gradient steps."""
+    compile_without_compiler(monkeypatch)
+    options, action_space = COMPILED[name]
+    agents = [A2C(**options, hidden_sizes=[4]) for _ in range(2)]
+    rows = []
+    for agent in agents:
+        envs = Envs(counting(AutoresetMode.SAME_STEP, action_space=action_space))
+        envs.reset(seed=0)
+        agent.build(envs.spec, compiled=agent is agents[1])
+        torch._dynamo.utils.counters.clear()
+        rows.append(torch.stack(run(agent, envs, 180)))
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1
+    torch.testing.assert_close(rows[1], rows[0], rtol=1e-4, atol=1e-5)
+    for p, q in zip(agents[0].network.parameters(), agents[1].network.parameters(), strict=True):
+        torch.testing.assert_close(p, q, rtol=1e-4, atol=1e-5)
+
+
 def test_actions() -> None:
-    for spec, shape in ((DISCRETE, (2,)), (CONTINUOUS, (2, 2))):
+    for spec, shape in ((DISCRETE, (2,)), (CONTINUOUS, (2, 2)), (SEVERAL, (2, 2))):
         agent = A2C(hidden_sizes=[4]).build(spec)
         observation = torch.randn(2, 3)
         before = agent.generator.get_state()

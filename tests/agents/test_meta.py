@@ -12,7 +12,7 @@ from agents import A2C, DQN
 from agents.parts.optimization import Learner
 from agents.parts.replay import Replay
 from agents.parts.rollout import Rollout
-from agents.parts.spaces import Box, Discrete, EnvSpec, Space
+from agents.parts.spaces import Box, Discrete, EnvSpec, MultiDiscrete, Space
 from agents.parts.transition import Transitions
 from rlloss import ClippedSurrogateLoss, FocalLoss, HuberLoss, PolicyGradientLoss, TDLoss
 
@@ -58,7 +58,11 @@ def test_dqn(agent: DQN, observation: Space, reset_steps: bool) -> None:
 
 @pytest.mark.parametrize("observation", OBSERVATIONS, ids=["vector", "discrete", "image"])
 @pytest.mark.parametrize("reset_steps", [False, True])
-@pytest.mark.parametrize("action", [Discrete(2), Box((2,), torch.float32, (-1.0,) * 2, (1.0,) * 2)], ids=["d", "box"])
+@pytest.mark.parametrize(
+    "action",
+    [Discrete(2), Box((2,), torch.float32, (-1.0,) * 2, (1.0,) * 2), MultiDiscrete((2, 3))],
+    ids=["d", "box", "multi"],
+)
 @pytest.mark.parametrize(
     "agent",
     [

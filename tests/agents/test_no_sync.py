@@ -8,13 +8,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from agents import A2C, DQN
 from agents.agent import Agent
-from agents.parts.spaces import Box, Discrete, EnvSpec
+from agents.parts.spaces import Box, Discrete, EnvSpec, MultiDiscrete
 from agents.parts.transition import pack
 from rlloss import ClippedSurrogateLoss, HuberLoss, TDLoss
 
 N = 4
 SPEC = EnvSpec(Box((3,), torch.float32), Discrete(2), num_envs=N, has_reset_steps=True)
 BOX_SPEC = EnvSpec(Box((3,), torch.float32), Box((2,), torch.float32, (-1.0, -1.0), (1.0, 1.0)), num_envs=N)
+MULTI_SPEC = EnvSpec(Box((3,), torch.float32), MultiDiscrete((2, 3)), num_envs=N)
 # Operators whose result is a value or a shape that the host has to wait for.
 READS = {
     "_local_scalar_dense", "item", "nonzero", "nonzero_numpy", "is_nonzero", "equal", "allclose", "masked_select",
@@ -61,6 +62,7 @@ AGENTS = {
     "a2c": (A2C(rollout_length=3, normalize_advantages=True), SPEC),
     "ppo": (A2C(policy_loss=ClippedSurrogateLoss(), rollout_length=4, epochs=2, minibatches=3, optimizer="Adam"), SPEC),
     "a2c box": (A2C(rollout_length=3, entropy_coefficient=0.1), BOX_SPEC),
+    "a2c multi": (A2C(rollout_length=3, entropy_coefficient=0.1), MULTI_SPEC),
 }  # fmt: skip
 
 

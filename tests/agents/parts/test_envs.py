@@ -15,7 +15,7 @@ from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, Vecto
 
 from agents.parts.envs import Envs, can_capture, make_vec, spec_of
 from agents.parts.errors import EnvironmentFault
-from agents.parts.spaces import Box, Discrete
+from agents.parts.spaces import Box, Discrete, MultiDiscrete
 from agents.parts.transition import Transitions
 from tests.agents.worlds import (
     FIRST_ACTION,
@@ -217,6 +217,42 @@ class TestSpaces:
         assert transitions.reward.tolist() == [0.0, -0.5]  # -(1 - 0.5)^2 - (-1 + 0.5)^2
 
     @pytest.mark.parametrize(
+        ("space", "action", "received"),
+        [
+            (spaces.MultiDiscrete([3, 4], start=[5, -2]), [[0, 3], [2, 0]], [[5, 1], [7, -2]]),
+            (
+                spaces.MultiDiscrete(np.array([[2, 3], [4, 5]])),
+                [[0, 1, 2, 3], [1, 2, 3, 4]],
+                [[[0, 1], [2, 3]], [[1, 2], [3, 4]]],
+            ),
+            (spaces.MultiBinary(2), [[0, 1], [1, 0]], [[0, 1], [1, 0]]),
+            (spaces.MultiBinary([2, 1]), [[0, 1], [1, 0]], [[[0], [1]], [[1], [0]]]),
+        ],
+        ids=str,
+    )
+    def test_several_discrete_actions_are_numbered_from_zero(
+        self, space: spaces.Space[Any], action: list[list[int]], received: list[Any]
+    ) -> None:
+        seen: list[Any] = []
+
+        class Listening(Forever):
+            action_space = space  # type: ignore[assignment]
+
+            def step(self, action: Any) -> Any:
+                assert self.action_space.contains(action), f"{action!r} is not in {self.action_space}"
+                seen.append(action.tolist())
+                return super().step(action)
+
+        envs = Envs(sync(Listening, 2, AutoresetMode.SAME_STEP))
+        nvec = np.broadcast_to(getattr(space, "nvec", 2), space.shape or ()).flatten()
+        assert envs.spec.action == MultiDiscrete(tuple(nvec.tolist()))
+        envs.reset(0)
+        transitions = envs.step(torch.tensor(action))
+        assert seen == received
+        assert transitions.action.tolist() == action
+        assert transitions.action.dtype == torch.int64
+
+    @pytest.mark.parametrize(
         "space",
         [spaces.Dict({"a": spaces.Discrete(2)}), spaces.MultiBinary(3), spaces.Tuple([spaces.Discrete(2)])],
         ids=lambda space: type(space).__name__,
@@ -227,7 +263,7 @@ class TestSpaces:
 
     @pytest.mark.parametrize(
         "space",
-        [spaces.Box(0, 9, (2,), np.int32), spaces.MultiBinary(3)],
+        [spaces.Box(0, 9, (2,), np.int32), spaces.Tuple([spaces.Discrete(2)])],
         ids=lambda space: type(space).__name__,
     )
     def test_action_spaces_that_are_not_supported(self, space: spaces.Space[Any]) -> None:

@@ -12,13 +12,14 @@ from agents.parts.networks import (
     Activation,
     CategoricalPolicy,
     GaussianPolicy,
+    MultiCategoricalPolicy,
     QNetwork,
     ValueNetwork,
     is_image,
     make_encoder,
     orthogonal_,
 )
-from agents.parts.spaces import Box, Discrete, Space
+from agents.parts.spaces import Box, Discrete, MultiDiscrete, Space
 from tests.conftest import assert_close
 
 ACTIVATIONS: list[Activation] = ["relu", "tanh"]
@@ -160,6 +161,51 @@ def test_categorical_samples_have_the_right_frequencies() -> None:
     assert torch.equal(torch.bincount(again, minlength=4), counts)
     impossible = torch.tensor([0.0, -math.inf]).expand(1000, 2)
     assert policy.sample(impossible, generator).sum() == 0
+
+
+def test_noise_of_zero_does_not_make_the_impossible_possible(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Exponential noise may be 0 once in some ten million draws."""
+    policy = CategoricalPolicy(Discrete(1), Discrete(2), hidden_sizes=[], activation="tanh")
+    monkeypatch.setattr(Tensor, "exponential_", lambda self, generator: self.zero_())
+    assert policy.sample(torch.tensor([[-math.inf, 0.0]]), torch.Generator()).tolist() == [1]
+
+
+@pytest.mark.parametrize("nvec", [(3,), (4, 4), (2, 5, 3)])
+def test_several_discrete_actions_are_as_many_distributions(nvec: tuple[int, ...]) -> None:
+    space = Box((4,), torch.float32)
+    policy = MultiCategoricalPolicy(space, MultiDiscrete(nvec), hidden_sizes=[6], activation="tanh")
+    x = torch.randn(7, 4) * 5
+    action = torch.stack([torch.arange(7) % n for n in nvec], -1)
+    logits = policy(x)
+    assert logits.shape == (7, len(nvec), max(nvec))
+    references: list[Any] = [Categorical(logits=part) for part in policy.head(policy.encoder(x)).split(list(nvec), -1)]
+    log_prob = torch.stack([r.log_prob(a) for r, a in zip(references, action.T, strict=True)]).sum(0)
+    entropy = torch.stack([r.entropy() for r in references]).sum(0)
+    assert_close(policy.log_prob(logits, action), log_prob)
+    assert_close(policy.entropy_loss(logits, None), -entropy.mean())
+    mask = torch.tensor([True, False] * 3 + [True])
+    assert_close(policy.entropy_loss(logits, mask), -entropy[mask].mean())
+    assert_close(policy.mode(logits), torch.stack([r.logits.argmax(-1) for r in references], -1))
+    ours = torch.autograd.grad(
+        policy.log_prob(logits, action).sum() + policy.entropy_loss(logits, None), policy.head.weight, retain_graph=True
+    )
+    theirs = torch.autograd.grad(log_prob.sum() - entropy.mean(), policy.head.weight)
+    assert_close(ours[0], theirs[0])
+    assert "positions" not in policy.state_dict()
+
+
+def test_samples_of_several_discrete_actions() -> None:
+    policy = MultiCategoricalPolicy(Discrete(1), MultiDiscrete((2, 3)), hidden_sizes=[], activation="tanh")
+    probability = [torch.tensor([0.9, 0.1]), torch.tensor([0.2, 0.5, 0.3])]
+    policy.head.bias.data.copy_(torch.cat(probability).log())
+    policy.head.weight.data.zero_()
+    n = 30_000
+    sample = policy.sample(policy(torch.zeros(n, dtype=torch.int64)), torch.Generator().manual_seed(0))
+    assert sample.shape == (n, 2)
+    joint = torch.bincount(sample[:, 0] * 3 + sample[:, 1], minlength=6)
+    expected = n * torch.outer(*probability).flatten()
+    assert joint.shape == (6,), "a choice that does not exist was drawn"
+    assert float(((joint - expected).square() / expected).sum()) < 22.1  # 99.95 %, 5 degrees
 
 
 @pytest.mark.parametrize("shape", [(), (1,), (2, 3)])

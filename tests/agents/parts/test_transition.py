@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from agents.parts.spaces import Box, Discrete, EnvSpec, Space
+from agents.parts.spaces import Box, Discrete, EnvSpec, MultiDiscrete, Space
 from agents.parts.transition import Layout, Transitions, pack
 
 OBSERVATIONS: list[Space] = [
@@ -17,12 +17,14 @@ OBSERVATIONS: list[Space] = [
     Box((3,), torch.bool),
     Discrete(7),
 ]
-ACTIONS: list[Space] = [Discrete(4), Box((3,), torch.float32), Box((2, 2), torch.float32)]
+ACTIONS: list[Space] = [Discrete(4), MultiDiscrete((3, 5)), Box((3,), torch.float32), Box((2, 2), torch.float32)]
 
 
 def values(space: Space, n: int, generator: torch.Generator) -> torch.Tensor:
     if isinstance(space, Discrete):
         return torch.randint(space.n, (n,), generator=generator)
+    if isinstance(space, MultiDiscrete):
+        return torch.stack([torch.randint(high, (n,), generator=generator) for high in space.nvec], -1)
     if space.dtype == torch.float32:
         return torch.randn(n, *space.shape, generator=generator)
     return torch.randint(2 if space.dtype == torch.bool else 256, (n, *space.shape), generator=generator).to(
