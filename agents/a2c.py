@@ -54,12 +54,23 @@ class PolicyBatch(NamedTuple):
 
 
 class ActorCritic(nn.Module):
-    """A policy and a value network."""
+    """A policy and a critic, which is a network of its own or a head on the policy's features."""
 
     def __init__(self, policy: Policy, critic: ValueNetwork) -> None:
         super().__init__()
         self.policy = policy
         self.critic = critic
+
+    def forward(self, observation: Tensor) -> tuple[Tensor, Tensor]:
+        """From observations ``(B, ...)`` to the policy's outputs and values ``(B,)``."""
+        features = self.policy.encoder(observation)
+        outputs = self.policy.heads(features)
+        return outputs, self.critic(features if self.critic.encoder is None else observation)
+
+    def value(self, observation: Tensor) -> Tensor:
+        """Values ``(B,)`` alone."""
+        value: Tensor = self.critic(self.policy.encoder(observation) if self.critic.encoder is None else observation)
+        return value
 
 
 class A2C(Agent):
@@ -80,6 +91,7 @@ class A2C(Agent):
         value_coefficient: Factor of the critic's loss, >= 0.
         hidden_sizes: Widths of the MLPs' hidden layers (images go through the Nature CNN instead).
         activation: Activation of the MLPs.
+        shared_trunk: One encoder for policy and critic, a head each, instead of two networks.
         orthogonal_init: Initialise orthogonally, with a small policy head.
         optimizer: Name of an optimiser in torch.optim. (Of these Adafactor alone waits for a GPU at every step.)
         learning_rate: Step size, > 0.
@@ -114,6 +126,7 @@ class A2C(Agent):
         value_coefficient: float = 0.5,
         hidden_sizes: list[int] | None = None,
         activation: Activation = "tanh",
+        shared_trunk: bool = False,
         orthogonal_init: bool = True,
         optimizer: str = "RMSprop",
         learning_rate: float = 7e-4,
@@ -132,6 +145,7 @@ class A2C(Agent):
         self.value_coefficient = value_coefficient
         self.hidden_sizes = [64, 64] if hidden_sizes is None else hidden_sizes
         self.activation: Activation = activation
+        self.shared_trunk = shared_trunk
         self.orthogonal_init = orthogonal_init
         self.optimizer = optimizer
         self.learning_rate = learning_rate
@@ -175,12 +189,13 @@ class A2C(Agent):
         else:
             self._check_criterion()
             policy = GaussianPolicy(observation, action, **networks)  # type: ignore[arg-type]
-        critic = ValueNetwork(observation, **networks)  # type: ignore[arg-type]
+        features = policy.head.in_features if self.shared_trunk else None
+        critic = ValueNetwork(observation, **networks, features=features)  # type: ignore[arg-type]
         if self.orthogonal_init:
             orthogonal_(policy, head_gain=0.01)
             orthogonal_(critic, head_gain=1.0)
         self.network = ActorCritic(policy, critic).to(self.device)
-        self.policy, self.critic = self.network.policy, self.network.critic
+        self.policy = self.network.policy
         self.policy_loss.to(self.device)
         self.critic_loss.to(self.device)
         # Advantages are a loop over time, which a compiled gradient step unrolls.
@@ -234,8 +249,7 @@ class A2C(Agent):
         advantage, mask = batch.advantage, batch.mask
         if self.normalize_advantages:
             advantage = normalize_advantage(advantage, mask=mask)
-        outputs = self.policy(batch.observation)
-        value = self.critic(batch.observation)
+        outputs, value = self.network(batch.observation)
         log_prob = self.policy.log_prob(outputs, batch.action)
         policy_loss = self.policy_loss(log_prob, batch.old_log_prob, advantage, mask=mask)
         value_loss = self.critic_loss(value, batch.value_target, mask=mask)
@@ -255,8 +269,8 @@ class A2C(Agent):
         """Advantages and value targets of a rollout's rows ``(T, N, bytes)``, flattened to ``(T * N, ...)``."""
         rollout = Transitions(rows, self.layout, 0)
         observation = rollout.observation.flatten(0, 1)
-        value = self.critic(observation).view(rollout.reward.shape)
-        next_value = self.critic(rollout.next_observation.flatten(0, 1)).view(rollout.reward.shape)
+        value = self.network.value(observation).view(rollout.reward.shape)
+        next_value = self.network.value(rollout.next_observation.flatten(0, 1)).view(rollout.reward.shape)
         mask = rollout.mask
         # A row that only resets an environment is no step: what comes after it must not flow into it.
         truncated = rollout.truncated if mask is None else rollout.truncated | ~mask

@@ -273,16 +273,20 @@ Policy = CategoricalPolicy | GaussianPolicy
 
 
 class ValueNetwork(nn.Module):
-    """State values."""
+    """State values, of observations or of another network's ``features``, of which there are so many."""
 
-    def __init__(self, observation: Space, *, hidden_sizes: Sequence[int], activation: Activation) -> None:
+    def __init__(
+        self, observation: Space, *, hidden_sizes: Sequence[int], activation: Activation, features: int | None = None
+    ) -> None:
         super().__init__()
-        self.encoder, features = make_encoder(observation, hidden_sizes, activation)
+        self.encoder: nn.Sequential | None = None
+        if features is None:
+            self.encoder, features = make_encoder(observation, hidden_sizes, activation)
         self.head = nn.Linear(features, 1)
 
-    def forward(self, observation: Tensor) -> Tensor:
-        """``(B, ...)`` to values ``(B,)``."""
-        value: Tensor = self.head(self.encoder(observation))
+    def forward(self, x: Tensor) -> Tensor:
+        """Observations ``(B, ...)``, or features ``(B, F)`` where it has no encoder, to values ``(B,)``."""
+        value: Tensor = self.head(x if self.encoder is None else self.encoder(x))
         return value.squeeze(-1)
 
 

@@ -63,7 +63,7 @@ def test_a_time_limit_is_no_end(mode: AutoresetMode, gae_lambda: float) -> None:
     envs = [partial(CountingEnv, (length,), view="parity") for length in (3, 1, 5)]
     agent = table(gae_lambda=gae_lambda)
     run(agent, start(agent, make_vector(envs, mode)), 3000)
-    assert_close(agent.critic(torch.arange(2)), torch.full((2,), 10.0), dtype=torch.float16)
+    assert_close(agent.network.value(torch.arange(2)), torch.full((2,), 10.0), dtype=torch.float16)
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -72,16 +72,20 @@ def test_a_terminal_state_is_an_end(mode: AutoresetMode, gae_lambda: float) -> N
     agent = table(gae_lambda=gae_lambda)
     vector = make_vector([partial(CountingEnv, (2,), (True,), view="parity")] * 2, mode)
     run(agent, start(agent, vector), 1500)
-    assert_close(agent.critic(torch.arange(2)), torch.tensor([1.9, 1.0]), dtype=torch.float16)
+    assert_close(agent.network.value(torch.arange(2)), torch.tensor([1.9, 1.0]), dtype=torch.float16)
 
 
-@pytest.mark.parametrize("options", [{}, PPO | {"rollout_length": 16}], ids=["one pass", "ppo"])
+@pytest.mark.parametrize(
+    "options",
+    [{}, PPO | {"rollout_length": 16}, PPO | {"rollout_length": 16, "shared_trunk": True, "hidden_sizes": [16]}],
+    ids=["one pass", "ppo", "shared"],
+)
 def test_a_chain_is_solved(options: dict[str, Any]) -> None:
     agent = table(**options | {"learning_rate": 0.05 if options else 0.5})
     run(agent, start(agent, make_vector([partial(ChainEnv, 4)] * 4, AutoresetMode.SAME_STEP)), 3000)
     assert agent.act(torch.arange(3), explore=False).tolist() == [1, 1, 1]
     torch.testing.assert_close(
-        agent.critic(torch.arange(3)).detach(), torch.tensor([0.81, 0.9, 1.0]), rtol=0.0, atol=0.1
+        agent.network.value(torch.arange(3)).detach(), torch.tensor([0.81, 0.9, 1.0]), rtol=0.0, atol=0.1
     )
 
 
@@ -121,8 +125,8 @@ def test_several_discrete_actions_are_learned() -> None:
 def test_advantages_at_the_ends_of_episodes_by_hand() -> None:
     spec = EnvSpec(Discrete(3), Discrete(2), num_envs=1, has_reset_steps=True)
     agent = table(discount=0.5, gae_lambda=0.5, policy_loss=ClippedSurrogateLoss()).build(spec)
-    agent.critic.head.weight.data.copy_(torch.tensor([[1.0, 2.0, 3.0]]))
-    agent.critic.head.bias.data.zero_()
+    agent.network.critic.head.weight.data.copy_(torch.tensor([[1.0, 2.0, 3.0]]))
+    agent.network.critic.head.bias.data.zero_()
     steps = [  # observation, next_observation, reward, terminated, truncated, valid
         (0, 1, 1.0, False, False, True),
         (1, 2, 2.0, False, True, True),
@@ -187,7 +191,7 @@ def test_the_loss_by_hand(spec: EnvSpec, masked: bool, normalize: bool) -> None:
     if normalize:
         advantage = (advantage - advantage.mean()) / advantage.std(correction=0)
     policy_loss = -(log_prob[keep] * advantage).mean()
-    value_loss = torch.nn.functional.huber_loss(agent.critic(batch.observation)[keep], batch.value_target[keep])
+    value_loss = torch.nn.functional.huber_loss(agent.network.value(batch.observation)[keep], batch.value_target[keep])
     assert_close(metrics["policy_loss"], policy_loss)
     assert_close(metrics["value_loss"], value_loss)
     assert_close(metrics["entropy"], entropy[keep].mean())
@@ -301,8 +305,40 @@ def test_a_restored_state_goes_on_bitwise(
     assert_same(pickled(agent.state_dict()), pickled(other.state_dict()))
 
 
+@ACTION_SPACES
+def test_a_shared_trunk_is_one_encoder(action_space: Any) -> None:
+    """The same values as of two networks with the same weights, and the sum of their gradients."""
+    shared, apart = A2C(hidden_sizes=[4], shared_trunk=True), A2C(hidden_sizes=[4])
+    envs = start(shared, counting(AutoresetMode.SAME_STEP, action_space=action_space))
+    apart.build(envs.spec)
+    count = [sum(p.numel() for p in agent.network.parameters()) for agent in (shared, apart)]
+    encoder = sum(p.numel() for p in shared.policy.encoder.parameters())
+    assert count[0] == count[1] - encoder > 0
+    state = shared.network.state_dict()
+    copied = {name.replace("policy.encoder", "critic.encoder"): value for name, value in state.items()}
+    apart.network.load_state_dict(copied | state)
+    run(shared, envs, 12)  # not yet a whole rollout
+    rows = shared.rollout.rows
+    losses = [agent._loss_of_rollout(rows) for agent in (shared, apart)]
+    assert losses[0][0] == losses[1][0]
+    together, policy_side, critic_side = (
+        torch.autograd.grad(loss[0], list(encoder.parameters()), retain_graph=True)
+        for loss, encoder in (
+            (losses[0], shared.policy.encoder),
+            (losses[1], apart.policy.encoder),
+            (losses[1], apart.network.critic.encoder or apart.network),
+        )
+    )
+    for both, one, other in zip(together, policy_side, critic_side, strict=True):
+        assert_close(both, one + other)
+        assert one.any() and other.any()
+    observation = torch.randn(3, 2)
+    assert torch.equal(shared.act(observation, explore=False), apart.act(observation, explore=False))
+
+
 COMPILED: dict[str, tuple[dict[str, Any], Any]] = {
     "one pass": ({}, None),
+    "shared": ({"shared_trunk": True}, None),
     "multi": ({"entropy_coefficient": 0.1}, MULTI),
 }
 

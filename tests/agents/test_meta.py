@@ -68,9 +68,10 @@ def test_dqn(agent: DQN, observation: Space, reset_steps: bool) -> None:
     [
         A2C(normalize_advantages=True),
         A2C(policy_loss=ClippedSurrogateLoss(), critic_loss=HuberLoss()),
+        A2C(shared_trunk=True),
         A2C(policy_loss=PolicyGradientLoss(FocalLoss()), entropy_coefficient=0.1),
     ],
-    ids=["plain", "clipped", "focal"],
+    ids=["plain", "clipped", "shared", "focal"],
 )
 def test_a2c(agent: A2C, observation: Space, action: Space, reset_steps: bool) -> None:
     if isinstance(getattr(agent.policy_loss, "criterion", None), FocalLoss) and isinstance(action, Box):

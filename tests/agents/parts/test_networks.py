@@ -239,7 +239,11 @@ def test_value_network() -> None:
     network = ValueNetwork(Box((4,), torch.float32), hidden_sizes=[6], activation="tanh")
     x = torch.randn(7, 4)
     assert network(x).shape == (7,)
+    assert network.encoder is not None
     assert_close(network(x), network.head(network.encoder(x))[:, 0])
+    of_features = ValueNetwork(Discrete(9), hidden_sizes=[6], activation="tanh", features=4)
+    assert [name for name, _ in of_features.named_parameters()] == ["head.weight", "head.bias"]
+    assert_close(of_features(x), of_features.head(x)[:, 0])
 
 
 @pytest.mark.parametrize("head_gain", [0.01, 1.0])
