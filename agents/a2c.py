@@ -95,6 +95,8 @@ class A2C(Agent):
         orthogonal_init: Initialise orthogonally, with a small policy head.
         optimizer: Name of an optimiser in torch.optim. (Of these Adafactor alone waits for a GPU at every step.)
         learning_rate: Step size, > 0.
+        learning_rate_end: Step size in the end, >= 0; null for one that stays.
+        learning_rate_steps: Environment steps from the one to the other, linearly.
         optimizer_args: Further arguments of the optimiser, by name.
         max_grad_norm: Largest norm of the gradient, > 0; null for no clipping.
 
@@ -130,6 +132,8 @@ class A2C(Agent):
         orthogonal_init: bool = True,
         optimizer: str = "RMSprop",
         learning_rate: float = 7e-4,
+        learning_rate_end: float | None = None,
+        learning_rate_steps: int = 0,
         optimizer_args: dict[str, Any] | None = None,
         max_grad_norm: float | None = 0.5,
     ) -> None:
@@ -149,6 +153,8 @@ class A2C(Agent):
         self.orthogonal_init = orthogonal_init
         self.optimizer = optimizer
         self.learning_rate = learning_rate
+        self.learning_rate_end = learning_rate_end
+        self.learning_rate_steps = learning_rate_steps
         self.optimizer_args = optimizer_args or {}
         self.max_grad_norm = max_grad_norm
         self._check()
@@ -165,6 +171,8 @@ class A2C(Agent):
             learning_rate=self.learning_rate,
             optimizer_args=self.optimizer_args,
             max_grad_norm=self.max_grad_norm,
+            learning_rate_end=self.learning_rate_end,
+            learning_rate_steps=self.learning_rate_steps,
         )
         check_number("A2C", "gae_lambda", self.gae_lambda, low=0.0, high=1.0)
         for name in ("rollout_length", "epochs", "minibatches"):
@@ -209,6 +217,8 @@ class A2C(Agent):
             optimizer_args=self.optimizer_args,
             max_grad_norm=self.max_grad_norm,
             compiled=self.compiled,
+            learning_rate_end=self.learning_rate_end,
+            learning_rate_steps=self.learning_rate_steps,
         )
         self.encode = chain(self.policy.encoder)
         self.rollout = Rollout(self.layout, self.rollout_length, self.spec.num_envs, self.device)
@@ -303,6 +313,7 @@ class A2C(Agent):
         if not self.rollout.full:
             return []
         rows = self.rollout.read()
+        self.learner.schedule(self.steps)
         if self.one_pass:
             metrics = [self.learner.step(rows)]
         else:
@@ -327,8 +338,10 @@ class A2C(Agent):
         return steps // (self.rollout_length * num_envs) * self.epochs * self.minibatches
 
     def status(self) -> dict[str, float]:
-        """The number of gradient steps."""
-        return {"updates": self.updates}
+        """The number of gradient steps, and the learning rate where it changes."""
+        if self.learning_rate_end is None:
+            return {"updates": self.updates}
+        return {"updates": self.updates, "learning_rate": self.learner.learning_rate_at(self.steps)}
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that training goes on from."""

@@ -27,6 +27,7 @@ BOX = spaces.Box(-1.0, 1.0, (2,))
 MULTI = spaces.MultiDiscrete([2, 4, 3], start=[1, 0, -1])
 ACTION_SPACES = pytest.mark.parametrize("action_space", [None, BOX, MULTI], ids=["discrete", "box", "multi"])
 PPO: dict[str, Any] = {"policy_loss": ClippedSurrogateLoss(), "epochs": 2, "minibatches": 3, "optimizer": "Adam"}
+SCHEDULE: dict[str, Any] = {"learning_rate": 0.01, "learning_rate_end": 0.0, "learning_rate_steps": 60}
 DISCRETE = EnvSpec(Box((3,), torch.float32), Discrete(4), num_envs=2)
 SEVERAL = EnvSpec(Box((3,), torch.float32), MultiDiscrete((2, 4)), num_envs=2)
 CONTINUOUS = EnvSpec(Box((3,), torch.float32), Box((2,), torch.float32, (-1.0,) * 2, (1.0,) * 2), num_envs=2)
@@ -288,7 +289,7 @@ def test_the_loss_changes_nothing(mode: AutoresetMode, action_space: Any) -> Non
 
 @pytest.mark.parametrize("mode", MODES)
 @ACTION_SPACES
-@pytest.mark.parametrize("options", [{}, PPO], ids=["one pass", "ppo"])
+@pytest.mark.parametrize("options", [{}, PPO | SCHEDULE], ids=["one pass", "ppo"])
 @pytest.mark.parametrize("until", [0, 20])
 def test_a_restored_state_goes_on_bitwise(
     mode: AutoresetMode, action_space: Any, options: dict[str, Any], until: int
@@ -338,6 +339,7 @@ def test_a_shared_trunk_is_one_encoder(action_space: Any) -> None:
 
 COMPILED: dict[str, tuple[dict[str, Any], Any]] = {
     "one pass": ({}, None),
+    "schedule": (SCHEDULE, None),
     "shared": ({"shared_trunk": True}, None),
     "multi": ({"entropy_coefficient": 0.1}, MULTI),
 }
@@ -400,6 +402,32 @@ def test_cut_stops_what_flows_back() -> None:
 def test_arguments_out_of_range(argument: str, value: Any) -> None:
     with pytest.raises((ValueError, TypeError), match=rf"^A2C.*{argument.removesuffix('_args')}"):
         A2C(**{argument: value})
+
+
+@pytest.mark.parametrize(
+    ("arguments", "match"),
+    [
+        ({"learning_rate_end": -1.0}, "learning_rate_end"),
+        ({"learning_rate_end": 0.0}, "learning_rate_steps"),
+        ({"learning_rate_end": 0.0, "learning_rate_steps": 1.5}, "learning_rate_steps"),
+    ],
+)
+def test_schedules_out_of_range(arguments: dict[str, Any], match: str) -> None:
+    with pytest.raises((ValueError, TypeError), match=f"^A2C: {match}"):
+        A2C(**arguments)
+
+
+def test_the_learning_rate_goes_by_environment_steps() -> None:
+    agent = A2C(**SCHEDULE, optimizer="SGD", max_grad_norm=None, hidden_sizes=[4])
+    envs = start(agent, counting(AutoresetMode.SAME_STEP))
+    assert agent.status() == {"updates": 0, "learning_rate": 0.01}
+    for steps, rate in ((15, 0.0075), (30, 0.005), (45, 0.0025), (60, 0.0), (75, 0.0)):
+        before = torch.cat([p.detach().flatten() for p in agent.network.parameters()])
+        run(agent, envs, steps)
+        assert agent.status()["learning_rate"] == agent.learner.optimizer.param_groups[0]["lr"] == pytest.approx(rate)
+        after = torch.cat([p.detach().flatten() for p in agent.network.parameters()])
+        assert torch.equal(before, after) == (rate == 0.0)
+    assert A2C().build(DISCRETE).status() == {"updates": 0}
 
 
 def test_what_cannot_be_built_or_restored() -> None:

@@ -62,6 +62,9 @@ AGENTS = {
     "a2c": (A2C(rollout_length=3, normalize_advantages=True), SPEC),
     "ppo": (A2C(policy_loss=ClippedSurrogateLoss(), rollout_length=4, epochs=2, minibatches=3, optimizer="Adam"), SPEC),
     "a2c box": (A2C(rollout_length=3, entropy_coefficient=0.1), BOX_SPEC),
+    "a2c schedule": (
+        A2C(rollout_length=3, shared_trunk=True, learning_rate_end=0.0, learning_rate_steps=40), SPEC,
+    ),
     "a2c multi": (A2C(rollout_length=3, entropy_coefficient=0.1), MULTI_SPEC),
 }  # fmt: skip
 
