@@ -16,12 +16,13 @@ from agents.parts.networks import (
     GaussianPolicy,
     MultiCategoricalPolicy,
     Policy,
+    SquashedGaussianPolicy,
     ValueNetwork,
     orthogonal_,
 )
 from agents.parts.optimization import Learner
 from agents.parts.rollout import Rollout
-from agents.parts.spaces import Discrete, MultiDiscrete
+from agents.parts.spaces import Box, Discrete, MultiDiscrete
 from agents.parts.transition import Transitions
 from rlloss.core.checks import check_integer, check_non_negative, check_number
 from rlloss.rl.policy import PolicyGradientLoss, PolicyLoss
@@ -93,6 +94,9 @@ class A2C(Agent):
         activation: Activation of the MLPs.
         shared_trunk: One encoder for policy and critic, a head each, instead of two networks.
         orthogonal_init: Initialise orthogonally, with a small policy head.
+        squash: Take the actions of a Box with finite bounds through tanh to these bounds, instead of clipping them: the
+            agent's actions are what comes before, and the environments squash them.
+        log_std_init: Logarithm of the standard deviation that the actions of a Box begin with.
         optimizer: Name of an optimiser in torch.optim. (Of these Adafactor alone waits for a GPU at every step.)
         learning_rate: Step size, > 0.
         learning_rate_end: Step size in the end, >= 0; null for one that stays.
@@ -130,6 +134,8 @@ class A2C(Agent):
         activation: Activation = "tanh",
         shared_trunk: bool = False,
         orthogonal_init: bool = True,
+        squash: bool = False,
+        log_std_init: float = 0.0,
         optimizer: str = "RMSprop",
         learning_rate: float = 7e-4,
         learning_rate_end: float | None = None,
@@ -151,6 +157,8 @@ class A2C(Agent):
         self.activation: Activation = activation
         self.shared_trunk = shared_trunk
         self.orthogonal_init = orthogonal_init
+        self.squash = squash
+        self.log_std_init = log_std_init
         self.optimizer = optimizer
         self.learning_rate = learning_rate
         self.learning_rate_end = learning_rate_end
@@ -174,6 +182,7 @@ class A2C(Agent):
             learning_rate_end=self.learning_rate_end,
             learning_rate_steps=self.learning_rate_steps,
         )
+        check_number("A2C", "log_std_init", self.log_std_init)
         check_number("A2C", "gae_lambda", self.gae_lambda, low=0.0, high=1.0)
         for name in ("rollout_length", "epochs", "minibatches"):
             check_integer("A2C", name, getattr(self, name), low=1)
@@ -189,6 +198,11 @@ class A2C(Agent):
             )
         networks = {"hidden_sizes": self.hidden_sizes, "activation": self.activation}
         observation, action = self.spec.observation, self.spec.action
+        if self.squash != (isinstance(action, Box) and action.squashed):
+            raise ValueError(
+                f"A2C: squash is {self.squash}, which the environments have to be made with (Envs(squash=...)), "
+                f"got actions {action}"
+            )
         policy: Policy
         if isinstance(action, Discrete):
             policy = CategoricalPolicy(observation, action, **networks)  # type: ignore[arg-type]
@@ -196,7 +210,8 @@ class A2C(Agent):
             policy = MultiCategoricalPolicy(observation, action, **networks)  # type: ignore[arg-type]
         else:
             self._check_criterion()
-            policy = GaussianPolicy(observation, action, **networks)  # type: ignore[arg-type]
+            kind = SquashedGaussianPolicy if self.squash else GaussianPolicy
+            policy = kind(observation, action, **networks, log_std_init=self.log_std_init)  # type: ignore[arg-type]
         features = policy.head.in_features if self.shared_trunk else None
         critic = ValueNetwork(observation, **networks, features=features)  # type: ignore[arg-type]
         if self.orthogonal_init:

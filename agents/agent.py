@@ -32,9 +32,11 @@ class Agent(ABC):
     Attributes:
         metric_names: The keys of the metrics that :meth:`update` returns, fixed for a class.
         steps: Environment steps observed; what schedules go by.
+        squash: Whether the environments have to take its actions through tanh to their bounds.
     """
 
     metric_names: tuple[str, ...]
+    squash: bool = False
     spec: EnvSpec
     device: torch.device
     compiled: bool

@@ -116,7 +116,9 @@ def _observation_space(space: spaces.Space[Any]) -> Space:
     )
 
 
-def _action_space(space: spaces.Space[Any]) -> Space:
+def _action_space(space: spaces.Space[Any], squash: bool) -> Space:
+    if squash and not (isinstance(space, spaces.Box) and space.is_bounded("both")):
+        raise ValueError(f"actions can be squashed to a Box with finite bounds alone, got {space}")
     if isinstance(space, spaces.Discrete):
         return Discrete(int(space.n))
     if isinstance(space, spaces.MultiDiscrete):
@@ -125,21 +127,21 @@ def _action_space(space: spaces.Space[Any]) -> Space:
         return MultiDiscrete((2,) * math.prod(space.shape))
     if isinstance(space, spaces.Box) and np.issubdtype(space.dtype, np.floating):
         low, high = (tuple(float(x) for x in bound.flat) for bound in (space.low, space.high))
-        return Box(tuple(space.shape), torch.float32, low, high)
+        return Box(tuple(space.shape), torch.float32, low, high, squashed=squash)
     raise ValueError(
         f"action space {space} is not supported, wanted Discrete, MultiDiscrete, MultiBinary or a floating-point Box"
     )
 
 
-def spec_of(env: VectorEnv) -> EnvSpec:
-    """What an agent has to know of a vector environment.
+def spec_of(env: VectorEnv, *, squash: bool = False) -> EnvSpec:
+    """What an agent has to know of a vector environment, whose actions go through tanh to their bounds or not.
 
     Raises:
-        ValueError: A space that no agent here can handle.
+        ValueError: A space that no agent here can handle, or ``squash`` without finite bounds.
     """
     return EnvSpec(
         observation=_observation_space(env.single_observation_space),
-        action=_action_space(env.single_action_space),
+        action=_action_space(env.single_action_space, squash),
         num_envs=env.num_envs,
         has_reset_steps=_autoreset_mode(env) is AutoresetMode.NEXT_STEP,
     )
@@ -200,6 +202,10 @@ class Envs:
     Args:
         env: Any ``gymnasium.vector.VectorEnv``.
         device: Where observations and transitions go, in one transfer a step.
+        squash: Take the actions, of a Box with finite bounds, through tanh to these bounds instead of clipping them.
+
+    Raises:
+        ValueError: A space that no agent here can handle, or ``squash`` without finite bounds.
 
     Attributes:
         observation: What to act on next, ``(N, ...)``, on the device; valid until the step after next.
@@ -207,9 +213,9 @@ class Envs:
         finished: ``(environment, return, length)`` of each episode that ended in the last step.
     """
 
-    def __init__(self, env: VectorEnv, device: torch.device | str = "cpu") -> None:
+    def __init__(self, env: VectorEnv, device: torch.device | str = "cpu", *, squash: bool = False) -> None:
         self.env = env
-        self.spec = spec_of(env)
+        self.spec = spec_of(env, squash=squash)
         self.device = torch.device(device)
         self.layout = Layout(self.spec)
         self.steps = 0
@@ -255,8 +261,8 @@ class Envs:
         """Step all environments.
 
         Args:
-            action: ``(N, ...)``, on the CPU. Actions of a Box are clipped to its bounds for the environment
-                and stored as they are.
+            action: ``(N, ...)``, on the CPU. Actions of a Box are clipped, or squashed, to its bounds for the
+                environment and stored as they are.
 
         Returns:
             The transitions ``(N,)``, on the device; valid until the step after next.
@@ -314,6 +320,9 @@ class Envs:
     def _step(self, actions: np.ndarray) -> tuple[Any, ...]:
         space: Any = self.env.single_action_space
         if isinstance(self.spec.action, Box):
+            if self.spec.action.squashed:
+                low, high = space.low.astype(np.float64), space.high.astype(np.float64)
+                actions = low + (high - low) * (0.5 + 0.5 * np.tanh(actions))
             actions = np.clip(actions, space.low, space.high).astype(space.dtype, copy=False)
         elif isinstance(self.spec.action, MultiDiscrete):
             actions = (actions.reshape(-1, *space.shape) + self._action_start).astype(space.dtype, copy=False)

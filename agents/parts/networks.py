@@ -6,15 +6,18 @@ import math
 from collections.abc import Sequence
 from typing import Literal
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from agents.parts.spaces import Box, Discrete, MultiDiscrete, Space
+from rlloss.core.reduction import reduce_loss
 from rlloss.functional import entropy_loss
 
 Activation = Literal["relu", "tanh"]
 _ACTIVATIONS = {"relu": nn.ReLU, "tanh": nn.Tanh}
+_QUADRATURE_NODES = 16
 _SMALLEST_IMAGE = 36  # what the Nature CNN's three convolutions leave at least one pixel of
 
 
@@ -234,12 +237,20 @@ class MultiCategoricalPolicy(CategoricalPolicy):
 class GaussianPolicy(nn.Module):
     """Means of independent Gaussians, with one learned standard deviation per action dimension."""
 
-    def __init__(self, observation: Space, action: Box, *, hidden_sizes: Sequence[int], activation: Activation) -> None:
+    def __init__(
+        self,
+        observation: Space,
+        action: Box,
+        *,
+        hidden_sizes: Sequence[int],
+        activation: Activation,
+        log_std_init: float = 0.0,
+    ) -> None:
         super().__init__()
         self.shape = action.shape
         self.encoder, features = make_encoder(observation, hidden_sizes, activation)
         self.head = nn.Linear(features, math.prod(action.shape))
-        self.log_std = nn.Parameter(torch.zeros(math.prod(action.shape)))
+        self.log_std = nn.Parameter(torch.full((math.prod(action.shape),), float(log_std_init)))
 
     def forward(self, observation: Tensor) -> Tensor:
         """``(B, ...)`` to means ``(B, D)``."""
@@ -267,6 +278,54 @@ class GaussianPolicy(nn.Module):
     def entropy_loss(self, mean: Tensor, mask: Tensor | None) -> Tensor:
         """Minus the entropy, the same for every observation."""
         return -(self.log_std + 0.5 * math.log(2.0 * math.pi * math.e)).sum()
+
+
+def _log_tanh_slope(u: Tensor) -> Tensor:
+    """``log(1 - tanh(u)^2)``, the logarithm of tanh's derivative, where that itself would be 0."""
+    return 2.0 * (math.log(2.0) - u - F.softplus(-2.0 * u))
+
+
+class SquashedGaussianPolicy(GaussianPolicy):
+    """Independent Gaussians whose draws u the environments take through tanh to the bounds.
+
+    Actions are u throughout, since tanh cannot be undone where it is 1 to the last bit. Densities and the entropy are
+    those of tanh(u) on (-1, 1): log N(u; mean, std) - log(1 - tanh(u)^2) (Haarnoja et al., "Soft Actor-Critic", ICML
+    2018, appendix C).
+    """
+
+    nodes: Tensor
+    node_weights: Tensor
+
+    def __init__(
+        self,
+        observation: Space,
+        action: Box,
+        *,
+        hidden_sizes: Sequence[int],
+        activation: Activation,
+        log_std_init: float = 0.0,
+    ) -> None:
+        super().__init__(
+            observation, action, hidden_sizes=hidden_sizes, activation=activation, log_std_init=log_std_init
+        )
+        nodes, weights = np.polynomial.hermite_e.hermegauss(_QUADRATURE_NODES)
+        for name, values in (("nodes", nodes), ("node_weights", weights / weights.sum())):
+            self.register_buffer(name, torch.tensor(values, dtype=torch.float32), persistent=False)
+
+    def log_prob(self, mean: Tensor, action: Tensor) -> Tensor:
+        """Log-density of each squashed action, ``(B,)``, summed over its dimensions."""
+        return super().log_prob(mean, action) - _log_tanh_slope(action.view_as(mean)).sum(-1)
+
+    def entropy_loss(self, mean: Tensor, mask: Tensor | None) -> Tensor:
+        """Minus the mean entropy.
+
+        The entropy of u plus the mean of log(1 - tanh(u)^2), by Gauss-Hermite quadrature: unlike an estimate from draws
+        it has no noise, and nor has its gradient. The error is below 1e-4 up to a standard deviation of 1, 0.004 at 2.
+        """
+        u = mean.unsqueeze(-1) + self.log_std.exp().unsqueeze(-1) * self.nodes
+        correction = (_log_tanh_slope(u) * self.node_weights).sum((-2, -1))
+        mean_correction = reduce_loss("entropy_loss", correction, weight=None, mask=mask, reduction="mean")
+        return super().entropy_loss(mean, mask) - mean_correction
 
 
 Policy = CategoricalPolicy | GaussianPolicy

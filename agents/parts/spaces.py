@@ -24,12 +24,16 @@ class MultiDiscrete:
 
 @dataclass(frozen=True)
 class Box:
-    """A tensor of numbers. ``low`` and ``high`` are flat, one number per element, and may be infinite."""
+    """A tensor of numbers. ``low`` and ``high`` are flat, one number per element, and may be infinite.
+
+    ``squashed`` actions are any numbers, which the environments take through tanh to the bounds.
+    """
 
     shape: tuple[int, ...]
     dtype: torch.dtype
     low: tuple[float, ...] = ()
     high: tuple[float, ...] = ()
+    squashed: bool = False
 
 
 Space: TypeAlias = Discrete | MultiDiscrete | Box

@@ -14,7 +14,7 @@ import scipy.stats
 import torch
 
 from agents.agent import Agent
-from agents.parts.envs import Envs, make_vec, record_video, spec_of
+from agents.parts.envs import Envs, make_vec, record_video
 from agents.run.checkpoint import load_model
 from agents.run.configuration import load_config, make_agent
 from rlloss.core.checks import check_choice, check_integer
@@ -169,15 +169,15 @@ def evaluate(
         vectorization=config["vectorization"],
         env_kwargs=config["env_kwargs"],
     )
-    envs = Envs(env, device)
+    envs = Envs(env, device, squash=agent.squash)
     try:
         # Built for the run's own number of environments; acting works for any.
-        agent.build(replace(spec_of(env), num_envs=config["num_envs"]), device=device, seed=seed)
+        agent.build(replace(envs.spec, num_envs=config["num_envs"]), device=device, seed=seed)
         agent.steps = config["steps"]  # what exploration is left then
         load_model(run / ("best.safetensors" if model == "best" else "model.safetensors"), agent.model)
         if video:
             with record_video(config["env"], run / "videos", env_kwargs=config["env_kwargs"]) as recorded:
-                play(agent, Envs(recorded, device), 1, seed=seed, greedy=greedy)
+                play(agent, Envs(recorded, device, squash=agent.squash), 1, seed=seed, greedy=greedy)
         return play(agent, envs, episodes, seed=seed, greedy=greedy)
     finally:
         envs.close()

@@ -176,7 +176,7 @@ def train(
         raise ValueError(f"train: name must consist of letters, digits and ._,=+-, got {name!r}")
     config = dump_config({"agent": describe(agent), **describe(asdict(settings), objects=False)})
     with _threads(settings.threads), _signals() as stop:
-        envs = _make_envs(settings, settings.num_envs)
+        envs = _make_envs(settings, settings.num_envs, agent)
         try:
             agent.build(envs.spec, device=settings.device, seed=settings.seed, compiled=settings.compile == "on")
             envs.reset(settings.seed)
@@ -220,7 +220,7 @@ def resume(run: Path | str, *, steps: int | None = None, progress: bool = True) 
     if steps is not None and steps < state["envs"]["steps"]:
         raise ValueError(f"resume: steps must be >= {state['envs']['steps']}, which are done, got {steps}")
     with _threads(settings.threads), _signals() as stop:
-        envs = _make_envs(settings, settings.num_envs)
+        envs = _make_envs(settings, settings.num_envs, agent)
         try:
             agent.build(envs.spec, device=settings.device, seed=settings.seed, compiled=settings.compile == "on")
             _restore(agent, state["agent"], run)
@@ -242,9 +242,9 @@ def resume(run: Path | str, *, steps: int | None = None, progress: bool = True) 
     return run
 
 
-def _make_envs(settings: Settings, num_envs: int) -> Envs:
+def _make_envs(settings: Settings, num_envs: int, agent: Agent) -> Envs:
     env = make_vec(settings.env, num_envs, vectorization=settings.vectorization, env_kwargs=settings.env_kwargs)
-    return Envs(env, settings.device)
+    return Envs(env, settings.device, squash=agent.squash)
 
 
 def _restore(agent: Agent, state: dict[str, Any], run: Path) -> None:
@@ -422,7 +422,7 @@ class _Run:
     def _evaluate(self) -> Evaluation:
         """Play greedy episodes in environments of their own; training notices nothing."""
         settings = self.settings
-        envs = _make_envs(settings, min(settings.eval_episodes, MAX_ENVS))
+        envs = _make_envs(settings, min(settings.eval_episodes, MAX_ENVS), self.agent)
         try:
             return play(
                 self.agent,

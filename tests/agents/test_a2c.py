@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from functools import partial
 from typing import Any
 
@@ -43,7 +44,7 @@ def table(**changes: Any) -> A2C:
 
 
 def start(agent: A2C, vector: Any, seed: int = 0) -> Envs:
-    envs = Envs(vector)
+    envs = Envs(vector, squash=agent.squash)
     envs.reset(seed=seed)
     agent.build(envs.spec, seed=seed)
     return envs
@@ -99,12 +100,33 @@ class Aim(CountingEnv):
         return observation, reward, terminated, truncated, info
 
 
-def test_a_continuous_action_is_learned() -> None:
-    agent = table(optimizer="Adam", learning_rate=0.03, rollout_length=4, normalize_advantages=True)
+@pytest.mark.parametrize("squash", [False, True])
+def test_a_continuous_action_is_learned(squash: bool) -> None:
+    agent = table(optimizer="Adam", learning_rate=0.03, rollout_length=4, normalize_advantages=True, squash=squash)
     vector = make_vector([partial(Aim, (1,), (True,), view="parity", action_space=BOX)] * 16, AutoresetMode.SAME_STEP)
     run(agent, start(agent, vector), 12_000)
     action = agent.act(torch.zeros(1, dtype=torch.int64), explore=False)
+    action = torch.tanh(action) if squash else action
     torch.testing.assert_close(action, torch.tensor([[0.5, -0.5]]), rtol=0.0, atol=0.15)
+
+
+def test_entropy_keeps_a_squashed_action_in_the_middle() -> None:
+    """Its bonus alone makes actions uniform on (-1, 1)."""
+    agent = table(squash=True, optimizer="Adam", learning_rate=0.03, entropy_coefficient=1.0, log_std_init=-2.0)
+    vector = make_vector(
+        [partial(CountingEnv, (1,), (True,), view="parity", action_space=BOX)] * 16, AutoresetMode.SAME_STEP
+    )
+    envs = start(agent, vector)
+    agent.policy.head.bias.data.fill_(1.0)
+    metrics = run(agent, envs, 16_000)
+    entropy = metrics[-1][agent.metric_names.index("entropy")]
+    assert 2 * math.log(2.0) - 0.1 < entropy < 2 * math.log(2.0) + 0.01, "that of two uniform actions"
+
+
+def test_squash_is_said_to_the_environments() -> None:
+    for agent, squash in ((A2C(squash=True), False), (A2C(), True)):
+        with pytest.raises(ValueError, match=f"A2C: squash is {agent.squash}"):
+            agent.build(Envs(counting(MODES[0], action_space=BOX), squash=squash).spec)
 
 
 class Combination(CountingEnv):
@@ -340,6 +362,7 @@ def test_a_shared_trunk_is_one_encoder(action_space: Any) -> None:
 COMPILED: dict[str, tuple[dict[str, Any], Any]] = {
     "one pass": ({}, None),
     "schedule": (SCHEDULE, None),
+    "squash": ({"squash": True, "entropy_coefficient": 0.1}, BOX),
     "shared": ({"shared_trunk": True}, None),
     "multi": ({"entropy_coefficient": 0.1}, MULTI),
 }
@@ -353,7 +376,7 @@ def test_compiled_is_eager(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     agents = [A2C(**options, hidden_sizes=[4]) for _ in range(2)]
     rows = []
     for agent in agents:
-        envs = Envs(counting(AutoresetMode.SAME_STEP, action_space=action_space))
+        envs = Envs(counting(AutoresetMode.SAME_STEP, action_space=action_space), squash=agent.squash)
         envs.reset(seed=0)
         agent.build(envs.spec, compiled=agent is agents[1])
         torch._dynamo.utils.counters.clear()
@@ -396,7 +419,7 @@ def test_cut_stops_what_flows_back() -> None:
         ("discount", -0.1), ("gae_lambda", 1.1), ("rollout_length", 0), ("epochs", 0), ("minibatches", 0),
         ("entropy_coefficient", -1.0), ("value_coefficient", -1.0), ("learning_rate", 0.0), ("hidden_sizes", [0]),
         ("max_grad_norm", -1.0), ("optimizer", "Nothing"), ("optimizer_args", {"x": 1}),
-        ("epochs", 1.5), ("policy_loss", FocalLoss()), ("critic_loss", PolyLoss()),
+        ("log_std_init", float("nan")), ("epochs", 1.5), ("policy_loss", FocalLoss()), ("critic_loss", PolyLoss()),
     ],
 )  # fmt: skip
 def test_arguments_out_of_range(argument: str, value: Any) -> None:

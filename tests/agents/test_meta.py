@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -69,11 +70,16 @@ def test_dqn(agent: DQN, observation: Space, reset_steps: bool) -> None:
         A2C(normalize_advantages=True),
         A2C(policy_loss=ClippedSurrogateLoss(), critic_loss=HuberLoss()),
         A2C(shared_trunk=True),
+        A2C(squash=True),
         A2C(policy_loss=PolicyGradientLoss(FocalLoss()), entropy_coefficient=0.1),
     ],
-    ids=["plain", "clipped", "shared", "focal"],
+    ids=["plain", "clipped", "shared", "squash", "focal"],
 )
 def test_a2c(agent: A2C, observation: Space, action: Space, reset_steps: bool) -> None:
+    if isinstance(action, Box):
+        action = replace(action, squashed=agent.squash)
+    elif agent.squash:
+        return  # there are no bounds
     if isinstance(getattr(agent.policy_loss, "criterion", None), FocalLoss) and isinstance(action, Box):
         return  # refused: a density is no probability
     agent.build(EnvSpec(observation, action, num_envs=2, has_reset_steps=reset_steps))

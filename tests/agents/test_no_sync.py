@@ -15,6 +15,7 @@ from rlloss import ClippedSurrogateLoss, HuberLoss, TDLoss
 N = 4
 SPEC = EnvSpec(Box((3,), torch.float32), Discrete(2), num_envs=N, has_reset_steps=True)
 BOX_SPEC = EnvSpec(Box((3,), torch.float32), Box((2,), torch.float32, (-1.0, -1.0), (1.0, 1.0)), num_envs=N)
+SQUASHED_SPEC = EnvSpec(Box((3,), torch.float32), Box((1,), torch.float32, (-1.0,), (1.0,), squashed=True), num_envs=N)
 MULTI_SPEC = EnvSpec(Box((3,), torch.float32), MultiDiscrete((2, 3)), num_envs=N)
 # Operators whose result is a value or a shape that the host has to wait for.
 READS = {
@@ -65,6 +66,7 @@ AGENTS = {
     "a2c schedule": (
         A2C(rollout_length=3, shared_trunk=True, learning_rate_end=0.0, learning_rate_steps=40), SPEC,
     ),
+    "a2c squashed": (A2C(rollout_length=3, entropy_coefficient=0.1, squash=True), SQUASHED_SPEC),
     "a2c multi": (A2C(rollout_length=3, entropy_coefficient=0.1), MULTI_SPEC),
 }  # fmt: skip
 

@@ -216,6 +216,39 @@ class TestSpaces:
         assert transitions.action.tolist() == action.tolist()
         assert transitions.reward.tolist() == [0.0, -0.5]  # -(1 - 0.5)^2 - (-1 + 0.5)^2
 
+    def test_squashed_actions_reach_the_bounds_and_no_further(self) -> None:
+        seen: list[list[float]] = []
+
+        class Listening(Forever):
+            action_space = spaces.Box(np.array([-1.0, 0.5], np.float32), np.array([3.0, 0.75], np.float32))  # type: ignore[assignment]
+
+            def step(self, action: Any) -> Any:
+                assert self.action_space.contains(action)
+                seen.append(action.tolist())
+                return super().step(action)
+
+        envs = Envs(sync(Listening, 1, AutoresetMode.SAME_STEP), squash=True)
+        assert envs.spec.action == Box((2,), torch.float32, (-1.0, 0.5), (3.0, 0.75), squashed=True)
+        envs.reset(0)
+        for u in ([0.0, 0.0], [50.0, -50.0], [0.5, -1.0]):
+            assert envs.step(torch.tensor([u])).action.tolist() == [u], "stored as the agent gave it"
+        middle, bounds, between = seen
+        assert middle == [1.0, 0.625]
+        assert bounds == [3.0, 0.5]
+        assert between == pytest.approx([1.0 + 2.0 * np.tanh(0.5), 0.625 + 0.125 * np.tanh(-1.0)], rel=1e-6)
+
+    @pytest.mark.parametrize(
+        "space",
+        [
+            spaces.Discrete(2),
+            spaces.Box(-np.inf, 1.0, (2,)),
+            spaces.Box(np.array([0, -np.inf]), np.ones(2), dtype=np.float64),
+        ],
+    )
+    def test_what_cannot_be_squashed(self, space: spaces.Space[Any]) -> None:
+        with pytest.raises(ValueError, match="squashed to a Box with finite bounds alone, got"):
+            spec_of(_env_of(spaces.Discrete(2), space), squash=True)
+
     @pytest.mark.parametrize(
         ("space", "action", "received"),
         [

@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.distributions import Categorical, Normal
+from torch.distributions import Categorical, Normal, TransformedDistribution
+from torch.distributions.transforms import TanhTransform
 
 from agents.parts.networks import (
     Activation,
@@ -14,6 +15,7 @@ from agents.parts.networks import (
     GaussianPolicy,
     MultiCategoricalPolicy,
     QNetwork,
+    SquashedGaussianPolicy,
     ValueNetwork,
     is_image,
     make_encoder,
@@ -222,6 +224,66 @@ def test_gaussian_policy_is_the_distribution(shape: tuple[int, ...]) -> None:
     assert_close(policy.entropy_loss(mean, None), -reference.entropy().sum(-1).mean())
     assert policy.mode(mean).shape == (7, *shape)
     assert torch.equal(policy.mode(mean).flatten(), mean.flatten())
+
+
+def test_the_standard_deviation_begins_where_it_is_told() -> None:
+    policy = GaussianPolicy(
+        Discrete(1), Box((2,), torch.float32), hidden_sizes=[], activation="tanh", log_std_init=-1.5
+    )
+    assert policy.log_std.tolist() == [-1.5, -1.5]
+
+
+def make_squashed(shape: tuple[int, ...] = (2,), **changes: Any) -> SquashedGaussianPolicy:
+    return SquashedGaussianPolicy(
+        Box((4,), torch.float32), Box(shape, torch.float32), hidden_sizes=[6], activation="tanh", **changes
+    )
+
+
+@pytest.mark.parametrize("shape", [(), (3,), (2, 2)])
+def test_squashed_policy_is_the_distribution(shape: tuple[int, ...]) -> None:
+    policy = make_squashed(shape, log_std_init=-0.5).double()
+    size = math.prod(shape)
+    mean = policy(torch.randn(7, 4, dtype=torch.float64))
+    u = torch.randn(7, *shape, dtype=torch.float64)
+    reference: Any = TransformedDistribution(Normal(mean, policy.log_std.exp()), TanhTransform())
+    expected = reference.log_prob(torch.tanh(u.reshape(7, size))).sum(-1)
+    assert_close(policy.log_prob(mean, u), expected, dtype=torch.float32)
+    assert torch.equal(policy.mode(mean).flatten(), mean.flatten())
+    assert policy.state_dict().keys() == GaussianPolicy.state_dict(policy).keys() - {"nodes", "node_weights"}
+
+
+def test_squashed_density_is_finite_where_tanh_is_1() -> None:
+    policy = make_squashed((1,))
+    mean = torch.tensor([[0.0], [-40.0]], requires_grad=True)
+    u = torch.tensor([[40.0], [-40.0]])
+    assert (torch.tanh(u).abs() == 1.0).all()
+    log_prob = policy.log_prob(mean, u)
+    normal = -0.5 * torch.tensor([1600.0, 0.0]) - 0.5 * math.log(2.0 * math.pi)
+    assert_close(log_prob, normal - 2.0 * (math.log(2.0) - 40.0))
+    (gradient,) = torch.autograd.grad(log_prob.sum(), mean)
+    assert_close(gradient, torch.tensor([[40.0], [0.0]]))
+
+
+@pytest.mark.parametrize(("log_std", "error"), [(-2.0, 1e-5), (0.0, 1e-4), (math.log(2.0), 4e-3)])
+def test_entropy_of_the_squashed_policy_is_the_integral(log_std: float, error: float) -> None:
+    """Against minus the integral of p log p over actions, by the midpoint rule in u."""
+    policy = make_squashed((2,), log_std_init=log_std)
+    mean = torch.tensor([[0.0, 1.0], [-2.0, 0.3], [0.5, 3.0]])
+    std = math.exp(log_std)
+    u = torch.linspace(-12.0, 12.0, 200_001, dtype=torch.float64).unsqueeze(-1)
+    entropy = []
+    for pair in mean.double():
+        normal: Any = Normal(pair, std)
+        a = torch.tanh(pair + std * u)
+        log_p = normal.log_prob(pair + std * u) - torch.log1p(-a.square()).clamp(min=-80.0)
+        weight = normal.log_prob(pair + std * u).exp() * std * (u[1] - u[0])
+        entropy.append(-(weight * log_p).sum())
+    expected = torch.stack(entropy).float()
+    for keep in (None, torch.tensor([True, False, True])):
+        wanted = -(expected if keep is None else expected[keep]).mean()
+        torch.testing.assert_close(policy.entropy_loss(mean, keep).detach(), wanted, rtol=0.0, atol=2 * error)
+    loss = policy.entropy_loss(mean.requires_grad_(), None)
+    assert torch.autograd.grad(loss, mean)[0][2, 1] > 0, "a mean near the bound comes back"
 
 
 def test_gaussian_samples_have_the_right_moments() -> None:
