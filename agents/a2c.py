@@ -20,6 +20,7 @@ from agents.parts.networks import (
     ValueNetwork,
     orthogonal_,
 )
+from agents.parts.normalization import ObservationNormalizer, RewardNormalizer
 from agents.parts.optimization import Learner
 from agents.parts.rollout import Rollout
 from agents.parts.spaces import Box, Discrete, MultiDiscrete
@@ -57,19 +58,26 @@ class PolicyBatch(NamedTuple):
 class ActorCritic(nn.Module):
     """A policy and a critic, which is a network of its own or a head on the policy's features."""
 
-    def __init__(self, policy: Policy, critic: ValueNetwork) -> None:
+    def __init__(self, policy: Policy, critic: ValueNetwork, normalizer: ObservationNormalizer | None) -> None:
         super().__init__()
         self.policy = policy
         self.critic = critic
+        self.normalizer = normalizer
+
+    def normalized(self, observation: Tensor) -> Tensor:
+        """Observations as policy and critic see them."""
+        return observation if self.normalizer is None else self.normalizer(observation)
 
     def forward(self, observation: Tensor) -> tuple[Tensor, Tensor]:
         """From observations ``(B, ...)`` to the policy's outputs and values ``(B,)``."""
+        observation = self.normalized(observation)
         features = self.policy.encoder(observation)
         outputs = self.policy.heads(features)
         return outputs, self.critic(features if self.critic.encoder is None else observation)
 
     def value(self, observation: Tensor) -> Tensor:
         """Values ``(B,)`` alone."""
+        observation = self.normalized(observation)
         value: Tensor = self.critic(self.policy.encoder(observation) if self.critic.encoder is None else observation)
         return value
 
@@ -88,6 +96,10 @@ class A2C(Agent):
         epochs: Passes over each rollout, >= 1.
         minibatches: Parts that a rollout is shuffled into, per epoch, >= 1.
         normalize_advantages: Standardise the advantages of each minibatch.
+        normalize_observations: Make each number of an observation one of mean 0 and variance 1, by what training saw so
+            far. For a Box of numbers: bytes and bools are scaled already, integers are one-hot.
+        normalize_rewards: Divide rewards by the standard deviation of the discounted return, by what training saw so
+            far; values and their loss are in these units.
         entropy_coefficient: Factor of the entropy loss, >= 0.
         value_coefficient: Factor of the critic's loss, >= 0.
         hidden_sizes: Widths of the MLPs' hidden layers (images go through the Nature CNN instead).
@@ -128,6 +140,8 @@ class A2C(Agent):
         epochs: int = 1,
         minibatches: int = 1,
         normalize_advantages: bool = False,
+        normalize_observations: bool = False,
+        normalize_rewards: bool = False,
         entropy_coefficient: float = 0.0,
         value_coefficient: float = 0.5,
         hidden_sizes: list[int] | None = None,
@@ -151,6 +165,8 @@ class A2C(Agent):
         self.epochs = epochs
         self.minibatches = minibatches
         self.normalize_advantages = normalize_advantages
+        self.normalize_observations = normalize_observations
+        self.normalize_rewards = normalize_rewards
         self.entropy_coefficient = entropy_coefficient
         self.value_coefficient = value_coefficient
         self.hidden_sizes = [64, 64] if hidden_sizes is None else hidden_sizes
@@ -217,7 +233,7 @@ class A2C(Agent):
         if self.orthogonal_init:
             orthogonal_(policy, head_gain=0.01)
             orthogonal_(critic, head_gain=1.0)
-        self.network = ActorCritic(policy, critic).to(self.device)
+        self.network = ActorCritic(policy, critic, self._make_normalizer()).to(self.device)
         self.policy = self.network.policy
         self.policy_loss.to(self.device)
         self.critic_loss.to(self.device)
@@ -237,7 +253,19 @@ class A2C(Agent):
         )
         self.encode = chain(self.policy.encoder)
         self.rollout = Rollout(self.layout, self.rollout_length, self.spec.num_envs, self.device)
+        # Not in the network, since acting does without it and one number in it belongs to each environment.
+        self.reward_normalizer: RewardNormalizer | None = None
+        if self.normalize_rewards:
+            self.reward_normalizer = RewardNormalizer(self.spec.num_envs, self.discount).to(self.device)
         self.updates = 0
+
+    def _make_normalizer(self) -> ObservationNormalizer | None:
+        if not self.normalize_observations:
+            return None
+        space = self.spec.observation
+        if not isinstance(space, Box) or space.dtype != torch.float32:
+            raise ValueError(f"A2C: normalize_observations needs observations that are a Box of numbers, got {space}")
+        return ObservationNormalizer(space.shape)
 
     def _check_criterion(self) -> None:
         """A density may exceed 1, where focal and poly loss mean nothing."""
@@ -256,7 +284,7 @@ class A2C(Agent):
     @torch.no_grad()
     def act(self, observation: Tensor, *, explore: bool = True) -> Tensor:
         """Draw from the policy, or take its most likely action."""
-        outputs = self.policy.heads(self.encode(observation))
+        outputs = self.policy.heads(self.encode(self.network.normalized(observation)))
         action = self.policy.sample(outputs, self.generator) if explore else self.policy.mode(outputs)
         return action.cpu()
 
@@ -268,6 +296,8 @@ class A2C(Agent):
     def cut(self) -> None:
         """Mark the newest transitions as truncated."""
         self.rollout.cut()
+        if self.reward_normalizer is not None and self.rollout.size == 0:  # it has seen the newest already
+            self.reward_normalizer.cut()
 
     def compute_loss(self, batch: PolicyBatch) -> tuple[Tensor, Metrics]:
         """Policy loss + value_coefficient * critic loss + entropy_coefficient * entropy loss."""
@@ -299,8 +329,9 @@ class A2C(Agent):
         mask = rollout.mask
         # A row that only resets an environment is no step: what comes after it must not flow into it.
         truncated = rollout.truncated if mask is None else rollout.truncated | ~mask
+        reward = rollout.reward if self.reward_normalizer is None else self.reward_normalizer(rollout.reward)
         advantage = gae(
-            rollout.reward,
+            reward,
             torch.where(rollout.terminated, 0.0, self.discount),
             value,
             next_value,
@@ -310,7 +341,7 @@ class A2C(Agent):
         action = rollout.action.flatten(0, 1)
         old_log_prob = None
         if self.policy_loss.needs_old_log_prob:
-            old_log_prob = self.policy.log_prob(self.policy(observation), action)
+            old_log_prob = self.policy.log_prob(self.policy(self.network.normalized(observation)), action)
         return PolicyBatch(
             observation,
             action,
@@ -329,13 +360,26 @@ class A2C(Agent):
             return []
         rows = self.rollout.read()
         self.learner.schedule(self.steps)
+        self._see_rewards(rows)
         if self.one_pass:
             metrics = [self.learner.step(rows)]
         else:
             batch = self._prepare(rows)
             metrics = [self.learner.step(part) for _ in range(self.epochs) for part in self._split(batch)]
         self.updates += len(metrics)
+        self._see_observations(rows)
         return metrics
+
+    def _see_rewards(self, rows: Tensor) -> None:
+        if self.reward_normalizer is not None:
+            rollout = Transitions(rows, self.layout, 0)
+            self.reward_normalizer.update(rollout.reward, rollout.terminated | rollout.truncated, rollout.mask)
+
+    def _see_observations(self, rows: Tensor) -> None:
+        """After the gradient steps, so that they learn from the very policy that acted."""
+        if self.network.normalizer is not None:
+            rollout = Transitions(rows, self.layout, 0)
+            self.network.normalizer.update(rollout.observation, rollout.mask)
 
     def _split(self, batch: PolicyBatch) -> list[PolicyBatch]:
         """Shuffle into minibatches; the batch itself where there is one."""
@@ -366,6 +410,7 @@ class A2C(Agent):
             "critic_loss": self.critic_loss.state_dict(),
             "learner": self.learner.state_dict(),
             "rollout": self.rollout.state_dict(),
+            "reward_normalizer": None if self.reward_normalizer is None else self.reward_normalizer.state_dict(),
             "generator": self.generator.get_state(),
             "steps": self.steps,
             "updates": self.updates,
@@ -378,6 +423,8 @@ class A2C(Agent):
         self.critic_loss.load_state_dict(state["critic_loss"])
         self.learner.load_state_dict(state["learner"])
         self.rollout.load_state_dict(state["rollout"])
+        if self.reward_normalizer is not None:
+            self.reward_normalizer.load_state_dict(state["reward_normalizer"])
         self.generator.set_state(state["generator"].cpu())
         self.steps = int(state["steps"])
         self.updates = int(state["updates"])

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,10 +13,12 @@ from gymnasium.vector import AutoresetMode
 from torch import Tensor
 from torch.distributions import Categorical, Normal
 
+from agents import evaluate, resume, train
 from agents.a2c import A2C, PolicyBatch
-from agents.parts.envs import Envs
+from agents.parts.envs import Envs, make_vec
 from agents.parts.spaces import Box, Discrete, EnvSpec, MultiDiscrete
-from agents.parts.transition import pack
+from agents.parts.transition import Transitions, pack
+from agents.run.evaluation import play
 from rlloss.rl.policy import ClippedSurrogateLoss, PolicyGradientLoss, PolicyLoss
 from rlloss.supervised.classification import FocalLoss, PolyLoss
 from rlloss.supervised.regression import HuberLoss
@@ -28,6 +31,7 @@ BOX = spaces.Box(-1.0, 1.0, (2,))
 MULTI = spaces.MultiDiscrete([2, 4, 3], start=[1, 0, -1])
 ACTION_SPACES = pytest.mark.parametrize("action_space", [None, BOX, MULTI], ids=["discrete", "box", "multi"])
 PPO: dict[str, Any] = {"policy_loss": ClippedSurrogateLoss(), "epochs": 2, "minibatches": 3, "optimizer": "Adam"}
+NORMALIZE: dict[str, Any] = {"normalize_observations": True, "normalize_rewards": True}
 SCHEDULE: dict[str, Any] = {"learning_rate": 0.01, "learning_rate_end": 0.0, "learning_rate_steps": 60}
 DISCRETE = EnvSpec(Box((3,), torch.float32), Discrete(4), num_envs=2)
 SEVERAL = EnvSpec(Box((3,), torch.float32), MultiDiscrete((2, 4)), num_envs=2)
@@ -311,7 +315,7 @@ def test_the_loss_changes_nothing(mode: AutoresetMode, action_space: Any) -> Non
 
 @pytest.mark.parametrize("mode", MODES)
 @ACTION_SPACES
-@pytest.mark.parametrize("options", [{}, PPO | SCHEDULE], ids=["one pass", "ppo"])
+@pytest.mark.parametrize("options", [{}, PPO | SCHEDULE | NORMALIZE], ids=["one pass", "ppo"])
 @pytest.mark.parametrize("until", [0, 20])
 def test_a_restored_state_goes_on_bitwise(
     mode: AutoresetMode, action_space: Any, options: dict[str, Any], until: int
@@ -362,6 +366,7 @@ def test_a_shared_trunk_is_one_encoder(action_space: Any) -> None:
 COMPILED: dict[str, tuple[dict[str, Any], Any]] = {
     "one pass": ({}, None),
     "schedule": (SCHEDULE, None),
+    "normalize": (NORMALIZE | {"shared_trunk": True}, None),
     "squash": ({"squash": True, "entropy_coefficient": 0.1}, BOX),
     "shared": ({"shared_trunk": True}, None),
     "multi": ({"entropy_coefficient": 0.1}, MULTI),
@@ -451,6 +456,112 @@ def test_the_learning_rate_goes_by_environment_steps() -> None:
         after = torch.cat([p.detach().flatten() for p in agent.network.parameters()])
         assert torch.equal(before, after) == (rate == 0.0)
     assert A2C().build(DISCRETE).status() == {"updates": 0}
+
+
+class Unscaled(CountingEnv):
+    """One step; the observation tells the right action in its last digit, and the reward is in thousands."""
+
+    def _observe(self) -> Any:
+        self.right = int(self.np_random.integers(2))
+        return np.array([5_000.0 + self.right, 0.0], np.float32)
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        reward = -3_000.0 * float(action != self.right)
+        return super().step(action)[0], reward, True, False, {}
+
+
+@pytest.mark.parametrize("normalize", [False, True])
+def test_numbers_of_any_scale_are_learned_from_when_normalised(normalize: bool) -> None:
+    """The two observations are told apart, and values come out in units of the return's deviation."""
+    agent = A2C(
+        rollout_length=4, optimizer="Adam", learning_rate=0.01, hidden_sizes=[16],
+        normalize_observations=normalize, normalize_rewards=normalize,
+    )  # fmt: skip
+    envs = start(agent, make_vector([partial(Unscaled, (1,), (True,))] * 16, AutoresetMode.SAME_STEP))
+    metrics = run(agent, envs, 8_000)
+    observation = torch.tensor([[5_000.0, 0.0], [5_001.0, 0.0]])
+    assert (agent.act(observation, explore=False).tolist() == [0, 1]) == normalize
+    assert (metrics[-1][agent.metric_names.index("value_loss")] < 1.0) == normalize
+
+
+def test_moments_move_with_training_alone() -> None:
+    agent = A2C(**NORMALIZE, rollout_length=5, hidden_sizes=[4], discount=0.5)
+    envs = start(agent, counting(AutoresetMode.NEXT_STEP))
+    normalizer, rewards = agent.network.normalizer, agent.reward_normalizer
+    assert normalizer is not None and rewards is not None
+    seen = []
+    for step in range(1, 11):
+        transitions = envs.step(agent.act(envs.observation))
+        assert transitions.mask is not None
+        seen.append(transitions.observation[transitions.mask])
+        agent.observe(transitions)
+        before = normalizer.mean.clone()
+        assert len(agent.update()) == (step % 5 == 0)
+        agent.act(envs.observation + 100.0, explore=False)
+        if step % 5:
+            assert torch.equal(normalizer.mean, before)
+            continue
+        all_seen = torch.cat(seen).double()
+        assert float(normalizer.count) == float(rewards.moments.count) == len(all_seen) < 3 * step
+        assert_close(normalizer.mean, all_seen.mean(0))
+        assert_close(normalizer.variance, all_seen.var(0, correction=0))
+    assert {"normalizer.mean", "normalizer.variance", "normalizer.count"} <= agent.model.state_dict().keys()
+    assert not any("returns" in name for name in agent.model.state_dict())
+
+
+def test_normalised_rewards_enter_the_advantages() -> None:
+    agent = table(**NORMALIZE, rollout_length=4, discount=0.5, gae_lambda=0.0, hidden_sizes=[4], learning_rate=1e-9)
+    plain = table(rollout_length=4, discount=0.5, gae_lambda=0.0, hidden_sizes=[4])
+    envs = start(agent, counting(AutoresetMode.SAME_STEP, action_space=spaces.Discrete(2)))
+    plain.build(envs.spec)
+    run(agent, envs, 12)
+    rows = agent.rollout.rows
+    normalizer, rewards = agent.network.normalizer, agent.reward_normalizer
+    assert normalizer is not None and rewards is not None
+    batch = agent._prepare(rows)
+    transitions = Transitions(rows, agent.layout, 0)
+    values = agent.network.critic(normalizer(transitions.observation.flatten(0, 1)))
+    following = agent.network.critic(normalizer(transitions.next_observation.flatten(0, 1)))
+    reward = transitions.reward.flatten() / rewards.moments.variance.sqrt().float()
+    discount = torch.where(transitions.terminated.flatten(), 0.0, 0.5)
+    assert_close(batch.advantage, (reward + discount * following - values).detach())
+    assert not (reward == 1.0).any()
+
+
+@pytest.mark.parametrize("empty", [False, True])
+def test_cut_ends_the_returns_too(empty: bool) -> None:
+    agent = A2C(**NORMALIZE, rollout_length=2, discount=1.0)
+    envs = start(agent, make_vector([partial(CountingEnv, (99,))], AutoresetMode.SAME_STEP))
+    run(agent, envs, 2 if empty else 3)
+    agent.cut()
+    run(agent, envs, 4)
+    assert agent.reward_normalizer is not None
+    assert agent.reward_normalizer.returns.tolist() == [2.0 if empty else 1.0]
+
+
+@pytest.mark.parametrize("space", [Discrete(4), Box((3,), torch.uint8), Box((3,), torch.bool)], ids=str)
+def test_observations_that_need_no_normalising_are_refused(space: Discrete | Box) -> None:
+    with pytest.raises(ValueError, match="normalize_observations needs observations that are a Box of numbers, got"):
+        A2C(normalize_observations=True).build(EnvSpec(space, Discrete(2), num_envs=1))
+
+
+@pytest.mark.parametrize("squash", [False, True])
+def test_a_run_that_was_stopped_goes_on_bitwise(squash: bool, tmp_path: Path) -> None:
+    """With moments and a schedule in it; what evaluate loads acts as the agent did."""
+    options: dict[str, Any] = {"steps": 400, "num_envs": 3, "eval_episodes": 2, "tensorboard": False, "progress": False}
+    agent: dict[str, Any] = SCHEDULE | NORMALIZE | {"squash": squash, "hidden_sizes": [8], "learning_rate_steps": 300}
+    whole = train(A2C(**agent), "Pendulum-v1", run_dir=str(tmp_path), **options)
+    halved = train(A2C(**agent), "Pendulum-v1", run_dir=str(tmp_path), **options | {"steps": 200})
+    resume(halved, steps=400, progress=False)
+    assert (whole / "model.safetensors").read_bytes() == (halved / "model.safetensors").read_bytes()
+    states = [torch.load(path / "checkpoint.pt", weights_only=True)["agent"] for path in (whole, halved)]
+    assert_same(*states)
+    learner = A2C(**agent)
+    envs = Envs(make_vec("Pendulum-v1", 2), squash=squash)
+    learner.build(envs.spec)
+    learner.network.load_state_dict(states[0]["network"])
+    assert learner.network.normalizer is not None and learner.network.normalizer.count == 390
+    assert evaluate(whole, episodes=2, seed=5).returns == play(learner, envs, 2, seed=5).returns
 
 
 def test_what_cannot_be_built_or_restored() -> None:

@@ -95,6 +95,19 @@ def test_a2c(agent: A2C, observation: Space, action: Space, reset_steps: bool) -
     learn(agent, agent.network, agent.compute_loss, agent._prepare(rows))
 
 
+@pytest.mark.parametrize("reset_steps", [False, True])
+def test_a2c_that_normalizes(reset_steps: bool) -> None:
+    agent = A2C(normalize_observations=True, normalize_rewards=True)
+    agent.build(EnvSpec(OBSERVATIONS[0], Discrete(2), num_envs=2, has_reset_steps=reset_steps))
+    assert agent.reward_normalizer is not None
+    agent.network.to(META)
+    agent.reward_normalizer.to(META)
+    rows = torch.zeros(agent.rollout_length, 2, agent.layout.row_bytes, dtype=torch.uint8, device=META)
+    agent._see_rewards(rows)
+    learn(agent, agent.network, agent._loss_of_rollout, rows)
+    agent._see_observations(rows)
+
+
 def test_a_value_read_would_fail_here() -> None:
     for read in (lambda t: t.sum().item(), lambda t: bool(t[0] > 0), lambda t: t[t > 0], lambda t: t.cpu()):
         with pytest.raises((NotImplementedError, RuntimeError)):

@@ -67,6 +67,7 @@ AGENTS = {
         A2C(rollout_length=3, shared_trunk=True, learning_rate_end=0.0, learning_rate_steps=40), SPEC,
     ),
     "a2c squashed": (A2C(rollout_length=3, entropy_coefficient=0.1, squash=True), SQUASHED_SPEC),
+    "a2c normalized": (A2C(rollout_length=3, normalize_observations=True, normalize_rewards=True), SPEC),
     "a2c multi": (A2C(rollout_length=3, entropy_coefficient=0.1), MULTI_SPEC),
 }  # fmt: skip
 
