@@ -45,6 +45,7 @@ class PolicyBatch(NamedTuple):
         value_target: What the critic should have said.
         old_log_prob: Log-probability under the policy that acted; None where the policy loss does not need it.
         mask: Which rows are transitions; None where all are.
+        action_mask: Which actions were possible; None where all are.
     """
 
     observation: Tensor
@@ -53,6 +54,7 @@ class PolicyBatch(NamedTuple):
     value_target: Tensor
     old_log_prob: Tensor | None
     mask: Tensor | None
+    action_mask: Tensor | None = None
 
 
 class ActorCritic(nn.Module):
@@ -281,12 +283,27 @@ class A2C(Agent):
         """Policy and critic."""
         return self.network
 
-    @torch.no_grad()
     def act(self, observation: Tensor, *, explore: bool = True) -> Tensor:
         """Draw from the policy, or take its most likely action."""
+        return self._act(observation, None, explore)
+
+    def act_among(self, observation: Tensor, action_mask: Tensor, *, explore: bool = True) -> Tensor:
+        """As :meth:`act`, among the actions that are possible."""
+        return self._act(observation, action_mask, explore)
+
+    @torch.no_grad()
+    def _act(self, observation: Tensor, action_mask: Tensor | None, explore: bool) -> Tensor:
         outputs = self.policy.heads(self.encode(self.network.normalized(observation)))
+        outputs = self._among(outputs, action_mask)
         action = self.policy.sample(outputs, self.generator) if explore else self.policy.mode(outputs)
         return action.cpu()
+
+    def _among(self, outputs: Tensor, action_mask: Tensor | None) -> Tensor:
+        """The policy's outputs where not all actions are possible, which is known of Discrete ones alone."""
+        if action_mask is None:
+            return outputs
+        assert isinstance(self.policy, CategoricalPolicy)
+        return self.policy.among(outputs, action_mask)
 
     def observe(self, transitions: Transitions) -> None:
         """Append one step of all environments to the rollout."""
@@ -305,6 +322,7 @@ class A2C(Agent):
         if self.normalize_advantages:
             advantage = normalize_advantage(advantage, mask=mask)
         outputs, value = self.network(batch.observation)
+        outputs = self._among(outputs, batch.action_mask)
         log_prob = self.policy.log_prob(outputs, batch.action)
         policy_loss = self.policy_loss(log_prob, batch.old_log_prob, advantage, mask=mask)
         value_loss = self.critic_loss(value, batch.value_target, mask=mask)
@@ -339,9 +357,11 @@ class A2C(Agent):
             truncated=truncated,
         )
         action = rollout.action.flatten(0, 1)
+        action_mask = None if rollout.action_mask is None else rollout.action_mask.flatten(0, 1)
         old_log_prob = None
         if self.policy_loss.needs_old_log_prob:
-            old_log_prob = self.policy.log_prob(self.policy(self.network.normalized(observation)), action)
+            outputs = self.policy(self.network.normalized(observation))
+            old_log_prob = self.policy.log_prob(self._among(outputs, action_mask), action)
         return PolicyBatch(
             observation,
             action,
@@ -349,6 +369,7 @@ class A2C(Agent):
             (value + advantage).flatten(),
             old_log_prob,
             None if mask is None else mask.flatten(),
+            action_mask,
         )
 
     def _loss_of_rollout(self, rows: Tensor) -> tuple[Tensor, Metrics]:

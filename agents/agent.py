@@ -93,6 +93,19 @@ class Agent(ABC):
             Actions ``(N, ...)``, on the CPU: the one transfer of a step to the host.
         """
 
+    def act_among(self, observation: Tensor, action_mask: Tensor, *, explore: bool = True) -> Tensor:
+        """Choose actions where not all are possible; an agent that does not know how may choose an impossible one.
+
+        Args:
+            observation: As in :meth:`act`.
+            action_mask: Which actions are possible, ``(N, A)``, on the agent's device.
+            explore: As in :meth:`act`.
+
+        Returns:
+            As in :meth:`act`.
+        """
+        return self.act(observation, explore=explore)
+
     @abstractmethod
     def observe(self, transitions: Transitions) -> None:
         """Take in one step of all environments."""

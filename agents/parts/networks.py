@@ -181,6 +181,10 @@ class CategoricalPolicy(nn.Module):
         logits: Tensor = self.head(features)
         return logits
 
+    def among(self, logits: Tensor, action_mask: Tensor) -> Tensor:
+        """Logits of a policy that takes none but the actions where the mask ``(B, A)`` is True."""
+        return logits.masked_fill(~action_mask, -math.inf)
+
     def sample(self, logits: Tensor, generator: torch.Generator) -> Tensor:
         """Draw actions ``(B,)``: the argmax of logits plus Gumbel noise."""
         noise = torch.empty_like(logits).exponential_(generator=generator)

@@ -48,9 +48,11 @@ class EnvSpec:
         action: What an action is.
         num_envs: How many environments step together, N.
         has_reset_steps: Whether some rows of a step only reset an environment and are no transition.
+        has_action_mask: Whether the environments say which of the Discrete actions are possible.
     """
 
     observation: Space
     action: Space
     num_envs: int
     has_reset_steps: bool = False
+    has_action_mask: bool = False

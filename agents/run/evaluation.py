@@ -12,6 +12,7 @@ from typing import Any, Literal, TypeAlias, get_args
 import numpy as np
 import scipy.stats
 import torch
+from torch import Tensor
 
 from agents.agent import Agent
 from agents.parts.envs import Envs, make_vec, record_video
@@ -81,6 +82,13 @@ def summarize(returns: Sequence[float], lengths: Sequence[int]) -> Evaluation:
     return Evaluation(n, mean, std, mean - half, mean + half, float(np.mean(lengths)), tuple(returns))
 
 
+def choose(agent: Agent, envs: Envs, *, explore: bool) -> Tensor:
+    """The agent's actions for the next step, among the possible ones where the environments say which they are."""
+    if envs.action_mask is None:
+        return agent.act(envs.observation, explore=explore)
+    return agent.act_among(envs.observation, envs.action_mask, explore=explore)
+
+
 def play(
     agent: Agent,
     envs: Envs,
@@ -113,7 +121,7 @@ def play(
     while quota.any():
         if before_step is not None:
             before_step()
-        envs.step(agent.act(envs.observation, explore=not greedy))
+        envs.step(choose(agent, envs, explore=not greedy))
         for index, episode_return, length in envs.finished:
             if quota[index]:
                 quota[index] -= 1

@@ -18,7 +18,7 @@ from agents.a2c import A2C, PolicyBatch
 from agents.parts.envs import Envs, make_vec
 from agents.parts.spaces import Box, Discrete, EnvSpec, MultiDiscrete
 from agents.parts.transition import Transitions, pack
-from agents.run.evaluation import play
+from agents.run.evaluation import choose, play
 from rlloss.rl.policy import ClippedSurrogateLoss, PolicyGradientLoss, PolicyLoss
 from rlloss.supervised.classification import FocalLoss, PolyLoss
 from rlloss.supervised.regression import HuberLoss
@@ -47,17 +47,17 @@ def table(**changes: Any) -> A2C:
     return A2C(**arguments)
 
 
-def start(agent: A2C, vector: Any, seed: int = 0) -> Envs:
+def start(agent: A2C, vector: Any, seed: int = 0, *, compiled: bool = False) -> Envs:
     envs = Envs(vector, squash=agent.squash)
     envs.reset(seed=seed)
-    agent.build(envs.spec, seed=seed)
+    agent.build(envs.spec, seed=seed, compiled=compiled)
     return envs
 
 
 def run(agent: A2C, envs: Envs, steps: int) -> list[Tensor]:
     metrics = []
     while envs.steps < steps:
-        agent.observe(envs.step(agent.act(envs.observation)))
+        agent.observe(envs.step(choose(agent, envs, explore=True)))
         metrics += agent.update()
     return metrics
 
@@ -147,6 +147,58 @@ def test_several_discrete_actions_are_learned() -> None:
     run(agent, start(agent, make_vector([make] * 16, AutoresetMode.SAME_STEP)), 12_000)
     action = agent.act(torch.zeros(1, dtype=torch.int64), explore=False)
     assert action.tolist() == [[1, 3, 1]], "numbered from 0"
+
+
+class Locks(CountingEnv):
+    """One of three actions is possible at each step; the last action of a cycle of three pays 1."""
+
+    def __init__(self) -> None:
+        super().__init__((6,), view="parity", action_space=spaces.Discrete(3))
+
+    def _info(self) -> dict[str, Any]:
+        return {"action_mask": np.array([self.index % 3 != 0, True, self.index % 3 != 1], np.int8)}
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
+        return super().reset(seed=seed, options=options)[0], self._info()
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        assert self._info()["action_mask"][action], "impossible"
+        observation, _, terminated, truncated, _ = super().step(action)
+        return observation, float(action != 1), terminated, truncated, self._info()
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("options", [{}, PPO], ids=["one pass", "ppo"])
+def test_impossible_actions_are_never_taken(mode: AutoresetMode, options: dict[str, Any]) -> None:
+    """Not while it explores, not by a greedy policy that prefers them; and the others are learned among."""
+    agent = table(**options | {"learning_rate": 0.05, "entropy_coefficient": 0.01, "max_grad_norm": 1.0})
+    envs = start(agent, make_vector([Locks] * 4, mode))
+    assert envs.spec.has_action_mask
+    metrics = run(agent, envs, 3_000)
+    assert torch.stack(metrics).isfinite().all()
+    assert play(agent, Envs(make_vector([Locks] * 2, mode)), 4, seed=0).mean == 6.0
+    agent.policy.head.bias.data.copy_(torch.tensor([50.0, 0.0, 50.0]))
+    assert play(agent, Envs(make_vector([Locks] * 2, mode)), 4, seed=0, greedy=False).mean == 6.0
+    observation, mask = torch.tensor([0, 1]), torch.tensor([[False, True, False], [False, True, True]])
+    assert agent.act(observation, explore=False)[0] != 1
+    for explore in (False, True):
+        assert agent.act_among(observation, mask, explore=explore).tolist() == [1, 2]
+
+
+def test_masks_enter_the_loss() -> None:
+    spec = EnvSpec(Box((3,), torch.float32), Discrete(4), num_envs=2, has_action_mask=True)
+    agent = A2C(hidden_sizes=[5], orthogonal_init=False, entropy_coefficient=0.7, value_coefficient=0.0).build(spec)
+    batch = make_batch(spec)._replace(action=torch.tensor([0, 1, 0, 2, 3, 1]))
+    mask = torch.rand(6, 4) < 0.5
+    mask[torch.arange(6), batch.action] = True
+    loss, metrics = agent.compute_loss(batch._replace(action_mask=mask))
+    logits = agent.policy(batch.observation)
+    rows: list[Any] = [Categorical(logits=row[keep]) for row, keep in zip(logits, mask, strict=True)]
+    places = [int(keep[:action].sum()) for keep, action in zip(mask, batch.action, strict=True)]
+    log_prob = torch.stack([row.log_prob(torch.tensor(place)) for row, place in zip(rows, places, strict=True)])
+    entropy = torch.stack([row.entropy() for row in rows]).mean()
+    assert_close(metrics["entropy"], entropy)
+    assert_close(loss, -(log_prob * batch.advantage).mean() - 0.7 * entropy)
 
 
 def test_advantages_at_the_ends_of_episodes_by_hand() -> None:
@@ -365,11 +417,12 @@ def test_a_shared_trunk_is_one_encoder(action_space: Any) -> None:
 
 COMPILED: dict[str, tuple[dict[str, Any], Any]] = {
     "one pass": ({}, None),
+    "multi": ({"entropy_coefficient": 0.1}, MULTI),
     "schedule": (SCHEDULE, None),
     "normalize": (NORMALIZE | {"shared_trunk": True}, None),
     "squash": ({"squash": True, "entropy_coefficient": 0.1}, BOX),
     "shared": ({"shared_trunk": True}, None),
-    "multi": ({"entropy_coefficient": 0.1}, MULTI),
+    "masks": ({"entropy_coefficient": 0.1}, "masks"),
 }
 
 
@@ -381,9 +434,11 @@ def test_compiled_is_eager(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     agents = [A2C(**options, hidden_sizes=[4]) for _ in range(2)]
     rows = []
     for agent in agents:
-        envs = Envs(counting(AutoresetMode.SAME_STEP, action_space=action_space), squash=agent.squash)
-        envs.reset(seed=0)
-        agent.build(envs.spec, compiled=agent is agents[1])
+        if action_space == "masks":
+            vector = make_vector([Locks] * 3, AutoresetMode.SAME_STEP)
+        else:
+            vector = counting(AutoresetMode.SAME_STEP, action_space=action_space)
+        envs = start(agent, vector, compiled=agent is agents[1])
         torch._dynamo.utils.counters.clear()
         rows.append(torch.stack(run(agent, envs, 180)))
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1
@@ -545,19 +600,23 @@ def test_observations_that_need_no_normalising_are_refused(space: Discrete | Box
         A2C(normalize_observations=True).build(EnvSpec(space, Discrete(2), num_envs=1))
 
 
-@pytest.mark.parametrize("squash", [False, True])
-def test_a_run_that_was_stopped_goes_on_bitwise(squash: bool, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("env", "squash"),
+    [("Pendulum-v1", False), ("Pendulum-v1", True), ("tests.agents.worlds:Masked-v0", False)],
+    ids=["box", "squashed", "masked"],
+)
+def test_a_run_that_was_stopped_goes_on_bitwise(env: str, squash: bool, tmp_path: Path) -> None:
     """With moments and a schedule in it; what evaluate loads acts as the agent did."""
     options: dict[str, Any] = {"steps": 400, "num_envs": 3, "eval_episodes": 2, "tensorboard": False, "progress": False}
     agent: dict[str, Any] = SCHEDULE | NORMALIZE | {"squash": squash, "hidden_sizes": [8], "learning_rate_steps": 300}
-    whole = train(A2C(**agent), "Pendulum-v1", run_dir=str(tmp_path), **options)
-    halved = train(A2C(**agent), "Pendulum-v1", run_dir=str(tmp_path), **options | {"steps": 200})
+    whole = train(A2C(**agent), env, run_dir=str(tmp_path), **options)
+    halved = train(A2C(**agent), env, run_dir=str(tmp_path), **options | {"steps": 200})
     resume(halved, steps=400, progress=False)
     assert (whole / "model.safetensors").read_bytes() == (halved / "model.safetensors").read_bytes()
     states = [torch.load(path / "checkpoint.pt", weights_only=True)["agent"] for path in (whole, halved)]
     assert_same(*states)
     learner = A2C(**agent)
-    envs = Envs(make_vec("Pendulum-v1", 2), squash=squash)
+    envs = Envs(make_vec(env, 2), squash=squash)
     learner.build(envs.spec)
     learner.network.load_state_dict(states[0]["network"])
     assert learner.network.normalizer is not None and learner.network.normalizer.count == 390

@@ -108,6 +108,14 @@ def test_a2c_that_normalizes(reset_steps: bool) -> None:
     agent._see_observations(rows)
 
 
+def test_a2c_with_action_masks() -> None:
+    agent = A2C(policy_loss=ClippedSurrogateLoss())
+    agent.build(EnvSpec(OBSERVATIONS[0], Discrete(3), num_envs=2, has_action_mask=True))
+    agent.network.to(META)
+    rows = torch.zeros(agent.rollout_length, 2, agent.layout.row_bytes, dtype=torch.uint8, device=META)
+    learn(agent, agent.network, agent._loss_of_rollout, rows)
+
+
 def test_a_value_read_would_fail_here() -> None:
     for read in (lambda t: t.sum().item(), lambda t: bool(t[0] > 0), lambda t: t[t > 0], lambda t: t.cpu()):
         with pytest.raises((NotImplementedError, RuntimeError)):

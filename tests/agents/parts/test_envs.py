@@ -25,6 +25,7 @@ from tests.agents.worlds import (
     CountingVector,
     Failing,
     Forever,
+    Masked,
     Pictures,
     Step,
     Stubborn,
@@ -33,6 +34,7 @@ from tests.agents.worlds import (
     counting,
     episode,
     history,
+    possible,
     sync,
 )
 
@@ -311,6 +313,115 @@ def _env_of(observation: spaces.Space[Any], action: spaces.Space[Any] | None = N
     env.single_observation_space = observation
     env.single_action_space = spaces.Discrete(2) if action is None else action
     return env
+
+
+def mask_after(observation: torch.Tensor) -> list[bool]:
+    env, number, step, _ = (int(x) for x in observation.tolist())
+    return possible(env, number, step)
+
+
+class TestActionMasks:
+    @pytest.fixture(params=[(kind, mode) for kind in ("sync", "async") for mode in MODES], ids=str)
+    def masked(self, request: pytest.FixtureRequest) -> Any:
+        kind, mode = request.param
+        cls = SyncVectorEnv if kind == "sync" else AsyncVectorEnv
+        made = Envs(cls([Masked] * 3, autoreset_mode=mode))
+        yield made
+        made.close()
+
+    def test_masks_are_those_of_their_observations(self, masked: Envs, generator: torch.Generator) -> None:
+        assert not masked.spec.has_action_mask
+        masked.reset(0)
+        assert masked.spec.has_action_mask and masked.layout.has_action_mask
+        ends = 0
+        for _ in range(40):
+            mask = masked.action_mask
+            assert mask is not None and mask.dtype == torch.bool and mask.any(1).all()
+            before = mask.clone()
+            transitions = masked.step(torch.multinomial(mask.float(), 1, generator=generator).squeeze(1))
+            assert transitions.action_mask is not None and transitions.next_action_mask is not None
+            assert torch.equal(transitions.action_mask, before)
+            for i in valid_rows(transitions):
+                assert transitions.action_mask[i].tolist() == mask_after(transitions.observation[i])
+                assert transitions.next_action_mask[i].tolist() == mask_after(transitions.next_observation[i])
+                ends += bool(transitions.terminated[i] | transitions.truncated[i])
+        assert ends > 20
+
+    def test_a_restored_mask_is_the_one_to_act_with(self) -> None:
+        for mode in MODES:
+            envs, copied = (Envs(sync(Masked, 3, mode)) for _ in range(2))
+            envs.reset(0)
+            for _ in range(9):
+                assert envs.action_mask is not None
+                envs.step(envs.action_mask.int().argmax(1))
+                copied.load_state_dict(copy.deepcopy(envs.state_dict()), seed=9)
+                assert copied.spec == envs.spec
+                assert copied.action_mask is not None and torch.equal(copied.action_mask, envs.action_mask)
+                one = envs.action_mask.int().argmax(1)
+                original = Envs(sync(Masked, 3, mode))
+                original.load_state_dict(copy.deepcopy(envs.state_dict()), seed=9)
+                assert torch.equal(original.step(one).packed, copied.step(one).packed)
+
+    def test_masks_of_gymnasium_s_taxi(self) -> None:
+        newest = max(name for name in gymnasium.registry if name.startswith("Taxi-v"))
+        envs = Envs(make_vec(newest, 4))
+        envs.reset(0)
+        assert envs.action_mask is not None and not envs.action_mask.all()
+        assert envs.action_mask.shape == (4, 6)
+
+    def test_who_says_nothing_has_all(self) -> None:
+        """One environment of two, and one step of two."""
+
+        class Moody(Forever):
+            def step(self, action: np.int64) -> Any:
+                *rest, info = super().step(action)
+                return *rest, {"action_mask": [False, True]} if self.count == 2 and self.limit == 9 else info
+
+        class First(Moody):
+            def reset(self, **options: Any) -> Any:
+                return super().reset(**options)[0], {"action_mask": np.array([1, 0])}
+
+        envs = Envs(SyncVectorEnv([First, lambda: Moody(9)], autoreset_mode=AutoresetMode.SAME_STEP))
+        envs.reset(0)
+        masks = [envs.action_mask]
+        for _ in range(2):
+            envs.step(torch.zeros(2, dtype=torch.int64))
+            masks.append(envs.action_mask)
+        assert [None if mask is None else mask.tolist() for mask in masks] == [
+            [[True, False], [True, True]],
+            [[True, True], [True, True]],
+            [[True, True], [False, True]],
+        ]
+
+    def test_masks_of_other_spaces_are_none_of_ours(self) -> None:
+        class Continuous(Target):
+            def reset(self, **options: Any) -> Any:
+                return super().reset(**options)[0], {"action_mask": np.ones(2, np.int8)}
+
+        envs = Envs(sync(Continuous, 2, AutoresetMode.SAME_STEP))
+        envs.reset(0)
+        assert envs.action_mask is None and not envs.spec.has_action_mask
+
+    @pytest.mark.parametrize(
+        ("mask", "text"),
+        [
+            (np.zeros(2, np.int8), "environment 0: no action is possible at step 0"),
+            (np.ones(3, np.int8), "an environment's action mask does not fit its 2 actions at step 0"),
+        ],
+    )
+    @pytest.mark.parametrize("at_reset", [True, False])
+    def test_masks_that_are_faults(self, mask: np.ndarray, text: str, at_reset: bool) -> None:
+        class Wrong(Forever):
+            def reset(self, **options: Any) -> Any:
+                return super().reset(**options)[0], {"action_mask": mask if at_reset else np.ones(2, np.int8)}
+
+            def step(self, action: np.int64) -> Any:
+                return *super().step(action)[:4], {"action_mask": mask}
+
+        envs = Envs(sync(Wrong, 2, AutoresetMode.SAME_STEP))
+        with pytest.raises(EnvironmentFault, match=text):
+            envs.reset(0)
+            envs.step(torch.zeros(2, dtype=torch.int64))
 
 
 class TestMakeVec:

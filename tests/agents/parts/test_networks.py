@@ -172,6 +172,25 @@ def test_noise_of_zero_does_not_make_the_impossible_possible(monkeypatch: pytest
     assert policy.sample(torch.tensor([[-math.inf, 0.0]]), torch.Generator()).tolist() == [1]
 
 
+def test_impossible_actions_are_as_if_they_were_not_there() -> None:
+    policy = CategoricalPolicy(Box((4,), torch.float32), Discrete(5), hidden_sizes=[6], activation="tanh")
+    observation = torch.randn(7, 4) * 5
+    mask = torch.tensor([True, False, True, True, False]).expand(7, 5)
+    kept = torch.tensor([0, 2, 3])
+    logits, place = policy(observation), torch.arange(7) % 3
+    among = policy.among(logits, mask)
+    reference: Any = Categorical(logits=logits[:, kept])
+    assert_close(policy.log_prob(among, kept[place]), reference.log_prob(place))
+    assert_close(policy.entropy_loss(among, None), -reference.entropy().mean())
+    assert torch.equal(policy.mode(among), kept[logits[:, kept].argmax(-1)])
+    drawn = policy.sample(among.repeat(500, 1), torch.Generator().manual_seed(0))
+    assert set(drawn.tolist()) <= set(kept.tolist())
+    loss = policy.log_prob(among, kept[place]).sum() + policy.entropy_loss(among, None)
+    expected = reference.log_prob(place).sum() - reference.entropy().mean()
+    ours, theirs = (torch.autograd.grad(x, policy.head.weight, retain_graph=True)[0] for x in (loss, expected))
+    assert_close(ours, theirs)
+
+
 @pytest.mark.parametrize("nvec", [(3,), (4, 4), (2, 5, 3)])
 def test_several_discrete_actions_are_as_many_distributions(nvec: tuple[int, ...]) -> None:
     space = Box((4,), torch.float32)
