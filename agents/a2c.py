@@ -14,13 +14,16 @@ from agents.parts.networks import (
     Activation,
     CategoricalPolicy,
     GaussianPolicy,
+    MultiCategoricalPolicy,
     Policy,
+    SquashedGaussianPolicy,
     ValueNetwork,
     orthogonal_,
 )
+from agents.parts.normalization import ObservationNormalizer, RewardNormalizer
 from agents.parts.optimization import Learner
 from agents.parts.rollout import Rollout
-from agents.parts.spaces import Discrete
+from agents.parts.spaces import Box, Discrete, MultiDiscrete
 from agents.parts.transition import Transitions
 from rlloss.core.checks import check_integer, check_non_negative, check_number
 from rlloss.rl.policy import PolicyGradientLoss, PolicyLoss
@@ -41,6 +44,7 @@ class PolicyBatch(NamedTuple):
         value_target: What the critic should have said.
         old_log_prob: Log-probability under the policy that acted; None where the policy loss does not need it.
         mask: Which rows are transitions; None where all are.
+        action_mask: Which actions were possible; None where all are.
     """
 
     observation: Tensor
@@ -49,21 +53,40 @@ class PolicyBatch(NamedTuple):
     value_target: Tensor
     old_log_prob: Tensor | None
     mask: Tensor | None
+    action_mask: Tensor | None = None
 
 
 class ActorCritic(nn.Module):
-    """A policy and a value network."""
+    """A policy and a critic, which is a network of its own or a head on the policy's features."""
 
-    def __init__(self, policy: Policy, critic: ValueNetwork) -> None:
+    def __init__(self, policy: Policy, critic: ValueNetwork, normalizer: ObservationNormalizer | None) -> None:
         super().__init__()
         self.policy = policy
         self.critic = critic
+        self.normalizer = normalizer
+
+    def normalized(self, observation: Tensor) -> Tensor:
+        """Observations as policy and critic see them."""
+        return observation if self.normalizer is None else self.normalizer(observation)
+
+    def forward(self, observation: Tensor) -> tuple[Tensor, Tensor]:
+        """From observations ``(B, ...)`` to the policy's outputs and values ``(B,)``."""
+        observation = self.normalized(observation)
+        features = self.policy.encoder(observation)
+        outputs = self.policy.heads(features)
+        return outputs, self.critic(features if self.critic.encoder is None else observation)
+
+    def value(self, observation: Tensor) -> Tensor:
+        """Values ``(B,)`` alone."""
+        observation = self.normalized(observation)
+        value: Tensor = self.critic(self.policy.encoder(observation) if self.critic.encoder is None else observation)
+        return value
 
 
 class A2C(Agent):
     """Advantage actor-critic; with ``ClippedSurrogateLoss``, epochs and minibatches it is PPO.
 
-    Discrete actions, or a Box of them (independent Gaussians).
+    Discrete actions, several of them at once (MultiDiscrete, independent), or a Box (independent Gaussians).
 
     Args:
         policy_loss: What the policy learns by; ``PolicyGradientLoss()`` by default.
@@ -74,14 +97,24 @@ class A2C(Agent):
         epochs: Passes over each rollout, >= 1.
         minibatches: Parts that a rollout is shuffled into, per epoch, >= 1.
         normalize_advantages: Standardise the advantages of each minibatch.
+        normalize_observations: Make each number of an observation one of mean 0 and variance 1, by what training saw so
+            far. For a Box of numbers: bytes and bools are scaled already, integers are one-hot.
+        normalize_rewards: Divide rewards by the standard deviation of the discounted return, by what training saw so
+            far; values and their loss are in these units.
         entropy_coefficient: Factor of the entropy loss, >= 0.
         value_coefficient: Factor of the critic's loss, >= 0.
         hidden_sizes: Widths of the MLPs' hidden layers (images go through the Nature CNN instead,
             small ones through one convolution before).
         activation: Activation of the MLPs.
+        shared_trunk: One encoder for policy and critic, a head each, instead of two networks.
         orthogonal_init: Initialise orthogonally, with a small policy head.
+        squash: Take the actions of a Box with finite bounds through tanh to these bounds, instead of clipping them: the
+            agent's actions are what comes before, and the environments squash them.
+        log_std_init: Logarithm of the standard deviation that the actions of a Box begin with.
         optimizer: Name of an optimiser in torch.optim. (Of these Adafactor alone waits for a GPU at every step.)
         learning_rate: Step size, > 0.
+        learning_rate_end: Step size in the end, >= 0; null for one that stays.
+        learning_rate_steps: Environment steps from the one to the other, linearly.
         optimizer_args: Further arguments of the optimiser, by name.
         max_grad_norm: Largest norm of the gradient, > 0; null for no clipping.
 
@@ -109,13 +142,20 @@ class A2C(Agent):
         epochs: int = 1,
         minibatches: int = 1,
         normalize_advantages: bool = False,
+        normalize_observations: bool = False,
+        normalize_rewards: bool = False,
         entropy_coefficient: float = 0.0,
         value_coefficient: float = 0.5,
         hidden_sizes: list[int] | None = None,
         activation: Activation = "tanh",
+        shared_trunk: bool = False,
         orthogonal_init: bool = True,
+        squash: bool = False,
+        log_std_init: float = 0.0,
         optimizer: str = "RMSprop",
         learning_rate: float = 7e-4,
+        learning_rate_end: float | None = None,
+        learning_rate_steps: int = 0,
         optimizer_args: dict[str, Any] | None = None,
         max_grad_norm: float | None = 0.5,
     ) -> None:
@@ -127,13 +167,20 @@ class A2C(Agent):
         self.epochs = epochs
         self.minibatches = minibatches
         self.normalize_advantages = normalize_advantages
+        self.normalize_observations = normalize_observations
+        self.normalize_rewards = normalize_rewards
         self.entropy_coefficient = entropy_coefficient
         self.value_coefficient = value_coefficient
         self.hidden_sizes = [64, 64] if hidden_sizes is None else hidden_sizes
         self.activation: Activation = activation
+        self.shared_trunk = shared_trunk
         self.orthogonal_init = orthogonal_init
+        self.squash = squash
+        self.log_std_init = log_std_init
         self.optimizer = optimizer
         self.learning_rate = learning_rate
+        self.learning_rate_end = learning_rate_end
+        self.learning_rate_steps = learning_rate_steps
         self.optimizer_args = optimizer_args or {}
         self.max_grad_norm = max_grad_norm
         self._check()
@@ -150,7 +197,10 @@ class A2C(Agent):
             learning_rate=self.learning_rate,
             optimizer_args=self.optimizer_args,
             max_grad_norm=self.max_grad_norm,
+            learning_rate_end=self.learning_rate_end,
+            learning_rate_steps=self.learning_rate_steps,
         )
+        check_number("A2C", "log_std_init", self.log_std_init)
         check_number("A2C", "gae_lambda", self.gae_lambda, low=0.0, high=1.0)
         for name in ("rollout_length", "epochs", "minibatches"):
             check_integer("A2C", name, getattr(self, name), low=1)
@@ -166,18 +216,27 @@ class A2C(Agent):
             )
         networks = {"hidden_sizes": self.hidden_sizes, "activation": self.activation}
         observation, action = self.spec.observation, self.spec.action
+        if self.squash != (isinstance(action, Box) and action.squashed):
+            raise ValueError(
+                f"A2C: squash is {self.squash}, which the environments have to be made with (Envs(squash=...)), "
+                f"got actions {action}"
+            )
         policy: Policy
         if isinstance(action, Discrete):
             policy = CategoricalPolicy(observation, action, **networks)  # type: ignore[arg-type]
+        elif isinstance(action, MultiDiscrete):
+            policy = MultiCategoricalPolicy(observation, action, **networks)  # type: ignore[arg-type]
         else:
             self._check_criterion()
-            policy = GaussianPolicy(observation, action, **networks)  # type: ignore[arg-type]
-        critic = ValueNetwork(observation, **networks)  # type: ignore[arg-type]
+            kind = SquashedGaussianPolicy if self.squash else GaussianPolicy
+            policy = kind(observation, action, **networks, log_std_init=self.log_std_init)  # type: ignore[arg-type]
+        features = policy.head.in_features if self.shared_trunk else None
+        critic = ValueNetwork(observation, **networks, features=features)  # type: ignore[arg-type]
         if self.orthogonal_init:
             orthogonal_(policy, head_gain=0.01)
             orthogonal_(critic, head_gain=1.0)
-        self.network = ActorCritic(policy, critic).to(self.device)
-        self.policy, self.critic = self.network.policy, self.network.critic
+        self.network = ActorCritic(policy, critic, self._make_normalizer()).to(self.device)
+        self.policy = self.network.policy
         self.policy_loss.to(self.device)
         self.critic_loss.to(self.device)
         # Advantages are a loop over time, which a compiled gradient step unrolls.
@@ -191,10 +250,24 @@ class A2C(Agent):
             optimizer_args=self.optimizer_args,
             max_grad_norm=self.max_grad_norm,
             compiled=self.compiled,
+            learning_rate_end=self.learning_rate_end,
+            learning_rate_steps=self.learning_rate_steps,
         )
         self.encode = chain(self.policy.encoder)
         self.rollout = Rollout(self.layout, self.rollout_length, self.spec.num_envs, self.device)
+        # Not in the network, since acting does without it and one number in it belongs to each environment.
+        self.reward_normalizer: RewardNormalizer | None = None
+        if self.normalize_rewards:
+            self.reward_normalizer = RewardNormalizer(self.spec.num_envs, self.discount).to(self.device)
         self.updates = 0
+
+    def _make_normalizer(self) -> ObservationNormalizer | None:
+        if not self.normalize_observations:
+            return None
+        space = self.spec.observation
+        if not isinstance(space, Box) or space.dtype != torch.float32:
+            raise ValueError(f"A2C: normalize_observations needs observations that are a Box of numbers, got {space}")
+        return ObservationNormalizer(space.shape)
 
     def _check_criterion(self) -> None:
         """A density may exceed 1, where a loss that presumes probabilities means nothing."""
@@ -210,12 +283,27 @@ class A2C(Agent):
         """Policy and critic."""
         return self.network
 
-    @torch.no_grad()
     def act(self, observation: Tensor, *, explore: bool = True) -> Tensor:
         """Draw from the policy, or take its most likely action."""
-        outputs = self.policy.head(self.encode(observation))
+        return self._act(observation, None, explore)
+
+    def act_among(self, observation: Tensor, action_mask: Tensor, *, explore: bool = True) -> Tensor:
+        """As :meth:`act`, among the actions that are possible."""
+        return self._act(observation, action_mask, explore)
+
+    @torch.no_grad()
+    def _act(self, observation: Tensor, action_mask: Tensor | None, explore: bool) -> Tensor:
+        outputs = self.policy.heads(self.encode(self.network.normalized(observation)))
+        outputs = self._among(outputs, action_mask)
         action = self.policy.sample(outputs, self.generator) if explore else self.policy.mode(outputs)
         return action.cpu()
+
+    def _among(self, outputs: Tensor, action_mask: Tensor | None) -> Tensor:
+        """The policy's outputs where not all actions are possible, which is known of Discrete ones alone."""
+        if action_mask is None:
+            return outputs
+        assert isinstance(self.policy, CategoricalPolicy)
+        return self.policy.among(outputs, action_mask)
 
     def observe(self, transitions: Transitions) -> None:
         """Append one step of all environments to the rollout."""
@@ -225,14 +313,16 @@ class A2C(Agent):
     def cut(self) -> None:
         """Mark the newest transitions as truncated."""
         self.rollout.cut()
+        if self.reward_normalizer is not None and self.rollout.size == 0:  # it has seen the newest already
+            self.reward_normalizer.cut()
 
     def compute_loss(self, batch: PolicyBatch) -> tuple[Tensor, Metrics]:
         """Policy loss + value_coefficient * critic loss + entropy_coefficient * entropy loss."""
         advantage, mask = batch.advantage, batch.mask
         if self.normalize_advantages:
             advantage = normalize_advantage(advantage, mask=mask)
-        outputs = self.policy(batch.observation)
-        value = self.critic(batch.observation)
+        outputs, value = self.network(batch.observation)
+        outputs = self._among(outputs, batch.action_mask)
         log_prob = self.policy.log_prob(outputs, batch.action)
         policy_loss = self.policy_loss(log_prob, batch.old_log_prob, advantage, mask=mask)
         value_loss = self.critic_loss(value, batch.value_target, mask=mask)
@@ -252,13 +342,14 @@ class A2C(Agent):
         """Advantages and value targets of a rollout's rows ``(T, N, bytes)``, flattened to ``(T * N, ...)``."""
         rollout = Transitions(rows, self.layout, 0)
         observation = rollout.observation.flatten(0, 1)
-        value = self.critic(observation).view(rollout.reward.shape)
-        next_value = self.critic(rollout.next_observation.flatten(0, 1)).view(rollout.reward.shape)
+        value = self.network.value(observation).view(rollout.reward.shape)
+        next_value = self.network.value(rollout.next_observation.flatten(0, 1)).view(rollout.reward.shape)
         mask = rollout.mask
         # A row that only resets an environment is no step: what comes after it must not flow into it.
         truncated = rollout.truncated if mask is None else rollout.truncated | ~mask
+        reward = rollout.reward if self.reward_normalizer is None else self.reward_normalizer(rollout.reward)
         advantage = gae(
-            rollout.reward,
+            reward,
             torch.where(rollout.terminated, 0.0, self.discount),
             value,
             next_value,
@@ -266,9 +357,11 @@ class A2C(Agent):
             truncated=truncated,
         )
         action = rollout.action.flatten(0, 1)
+        action_mask = None if rollout.action_mask is None else rollout.action_mask.flatten(0, 1)
         old_log_prob = None
         if self.policy_loss.needs_old_log_prob:
-            old_log_prob = self.policy.log_prob(self.policy(observation), action)
+            outputs = self.policy(self.network.normalized(observation))
+            old_log_prob = self.policy.log_prob(self._among(outputs, action_mask), action)
         return PolicyBatch(
             observation,
             action,
@@ -276,6 +369,7 @@ class A2C(Agent):
             (value + advantage).flatten(),
             old_log_prob,
             None if mask is None else mask.flatten(),
+            action_mask,
         )
 
     def _loss_of_rollout(self, rows: Tensor) -> tuple[Tensor, Metrics]:
@@ -286,13 +380,27 @@ class A2C(Agent):
         if not self.rollout.full:
             return []
         rows = self.rollout.read()
+        self.learner.schedule(self.steps)
+        self._see_rewards(rows)
         if self.one_pass:
             metrics = [self.learner.step(rows)]
         else:
             batch = self._prepare(rows)
             metrics = [self.learner.step(part) for _ in range(self.epochs) for part in self._split(batch)]
         self.updates += len(metrics)
+        self._see_observations(rows)
         return metrics
+
+    def _see_rewards(self, rows: Tensor) -> None:
+        if self.reward_normalizer is not None:
+            rollout = Transitions(rows, self.layout, 0)
+            self.reward_normalizer.update(rollout.reward, rollout.terminated | rollout.truncated, rollout.mask)
+
+    def _see_observations(self, rows: Tensor) -> None:
+        """After the gradient steps, so that they learn from the very policy that acted."""
+        if self.network.normalizer is not None:
+            rollout = Transitions(rows, self.layout, 0)
+            self.network.normalizer.update(rollout.observation, rollout.mask)
 
     def _split(self, batch: PolicyBatch) -> list[PolicyBatch]:
         """Shuffle into minibatches; the batch itself where there is one."""
@@ -310,8 +418,10 @@ class A2C(Agent):
         return steps // (self.rollout_length * num_envs) * self.epochs * self.minibatches
 
     def status(self) -> dict[str, float]:
-        """The number of gradient steps."""
-        return {"updates": self.updates}
+        """The number of gradient steps, and the learning rate where it changes."""
+        if self.learning_rate_end is None:
+            return {"updates": self.updates}
+        return {"updates": self.updates, "learning_rate": self.learner.learning_rate_at(self.steps)}
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that training goes on from."""
@@ -321,6 +431,7 @@ class A2C(Agent):
             "critic_loss": self.critic_loss.state_dict(),
             "learner": self.learner.state_dict(),
             "rollout": self.rollout.state_dict(),
+            "reward_normalizer": None if self.reward_normalizer is None else self.reward_normalizer.state_dict(),
             "generator": self.generator.get_state(),
             "steps": self.steps,
             "updates": self.updates,
@@ -333,6 +444,8 @@ class A2C(Agent):
         self.critic_loss.load_state_dict(state["critic_loss"])
         self.learner.load_state_dict(state["learner"])
         self.rollout.load_state_dict(state["rollout"])
+        if self.reward_normalizer is not None:
+            self.reward_normalizer.load_state_dict(state["reward_normalizer"])
         self.generator.set_state(state["generator"].cpu())
         self.steps = int(state["steps"])
         self.updates = int(state["updates"])

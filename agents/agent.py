@@ -32,9 +32,11 @@ class Agent(ABC):
     Attributes:
         metric_names: The keys of the metrics that :meth:`update` returns, fixed for a class.
         steps: Environment steps observed; what schedules go by.
+        squash: Whether the environments have to take its actions through tanh to their bounds.
     """
 
     metric_names: tuple[str, ...]
+    squash: bool = False
     spec: EnvSpec
     device: torch.device
     compiled: bool
@@ -90,6 +92,19 @@ class Agent(ABC):
         Returns:
             Actions ``(N, ...)``, on the CPU: the one transfer of a step to the host.
         """
+
+    def act_among(self, observation: Tensor, action_mask: Tensor, *, explore: bool = True) -> Tensor:
+        """Choose actions where not all are possible; an agent that does not know how may choose an impossible one.
+
+        Args:
+            observation: As in :meth:`act`.
+            action_mask: Which actions are possible, ``(N, A)``, on the agent's device.
+            explore: As in :meth:`act`.
+
+        Returns:
+            As in :meth:`act`.
+        """
+        return self.act(observation, explore=explore)
 
     @abstractmethod
     def observe(self, transitions: Transitions) -> None:

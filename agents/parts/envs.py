@@ -7,6 +7,9 @@ is always the true successor:
 * ``SAME_STEP``: the observation returned at an episode's end is already that of the next; the true successor
   comes from ``info["final_obs"]``.
 * ``DISABLED``: environments that ended are reset here, by mask.
+
+Environments of Discrete actions may say at every reset and step which of them are possible, as
+``info["action_mask"]``; what holds for observations holds for these masks too.
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ import importlib
 import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -28,7 +32,7 @@ from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, Vecto
 from torch import Tensor
 
 from agents.parts.errors import DivergedError, EnvironmentFault
-from agents.parts.spaces import Box, Discrete, EnvSpec, Space
+from agents.parts.spaces import Box, Discrete, EnvSpec, MultiDiscrete, Space
 from agents.parts.transition import Layout, Transitions
 
 Vectorization = Literal["auto", "sync", "async"]
@@ -129,24 +133,32 @@ def _observation_space(space: spaces.Space[Any]) -> Space:
     )
 
 
-def _action_space(space: spaces.Space[Any]) -> Space:
+def _action_space(space: spaces.Space[Any], squash: bool) -> Space:
+    if squash and not (isinstance(space, spaces.Box) and space.is_bounded("both")):
+        raise ValueError(f"actions can be squashed to a Box with finite bounds alone, got {space}")
     if isinstance(space, spaces.Discrete):
         return Discrete(int(space.n))
+    if isinstance(space, spaces.MultiDiscrete):
+        return MultiDiscrete(tuple(int(n) for n in space.nvec.flat))
+    if isinstance(space, spaces.MultiBinary):
+        return MultiDiscrete((2,) * math.prod(space.shape))
     if isinstance(space, spaces.Box) and np.issubdtype(space.dtype, np.floating):
         low, high = (tuple(float(x) for x in bound.flat) for bound in (space.low, space.high))
-        return Box(tuple(space.shape), torch.float32, low, high)
-    raise ValueError(f"action space {space} is not supported, wanted Discrete or a floating-point Box")
+        return Box(tuple(space.shape), torch.float32, low, high, squashed=squash)
+    raise ValueError(
+        f"action space {space} is not supported, wanted Discrete, MultiDiscrete, MultiBinary or a floating-point Box"
+    )
 
 
-def spec_of(env: VectorEnv) -> EnvSpec:
-    """What an agent has to know of a vector environment.
+def spec_of(env: VectorEnv, *, squash: bool = False) -> EnvSpec:
+    """What an agent has to know of a vector environment, whose actions go through tanh to their bounds or not.
 
     Raises:
-        ValueError: A space that no agent here can handle.
+        ValueError: A space that no agent here can handle, or ``squash`` without finite bounds.
     """
     return EnvSpec(
         observation=_observation_space(env.single_observation_space),
-        action=_action_space(env.single_action_space),
+        action=_action_space(env.single_action_space, squash),
         num_envs=env.num_envs,
         has_reset_steps=_autoreset_mode(env) is AutoresetMode.NEXT_STEP,
     )
@@ -170,16 +182,19 @@ def _failed_index(error: BaseException) -> int | None:
 
 
 class _Buffer:
-    """Host memory for the transitions of one step and the observation to act on next, sent in one transfer."""
+    """Host memory for the transitions of one step and what to act on next, sent in one transfer."""
 
     def __init__(self, layout: Layout, num_envs: int, device: torch.device) -> None:
         dtype, shape = layout.fields["observation"]
         acting_bytes = num_envs * dtype.itemsize * math.prod(shape)
         split = num_envs * layout.row_bytes
+        end = split + acting_bytes
+        actions = layout.fields["action_mask"][1][0] if layout.has_action_mask else 0
         pin = device.type == "cuda"
-        self._host = torch.zeros(split + acting_bytes, dtype=torch.uint8, pin_memory=pin)
+        self._host = torch.zeros(end + num_envs * actions, dtype=torch.uint8, pin_memory=pin)
         self._rows_shape = (num_envs, layout.row_bytes)
-        self._acting = (split, dtype, (num_envs, *shape))
+        self._acting = (split, end, dtype, (num_envs, *shape))
+        self._has_action_mask = layout.has_action_mask
         self._device = device
         self._on_device = self._views(self._host) if device.type == "cpu" else None
 
@@ -188,14 +203,18 @@ class _Buffer:
         self.observation, self.next_observation = rows["observation"], rows["next_observation"]
         self.action, self.reward = rows["action"], rows["reward"]
         self.terminated, self.truncated, self.valid = rows["terminated"], rows["truncated"], rows["valid"]
-        self.acting = raw[split:].view(layout.numpy_dtype["observation"].base).reshape(num_envs, *shape)
+        self.acting = raw[split:end].view(layout.numpy_dtype["observation"].base).reshape(num_envs, *shape)
+        if layout.has_action_mask:
+            self.action_mask, self.next_action_mask = rows["action_mask"], rows["next_action_mask"]
+            self.acting_mask = raw[end:].view(np.bool_).reshape(num_envs, actions)
 
-    def _views(self, raw: Tensor) -> tuple[Tensor, Tensor]:
-        split, dtype, shape = self._acting
-        return raw[:split].view(self._rows_shape), raw[split:].view(dtype).view(shape)
+    def _views(self, raw: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        split, end, dtype, shape = self._acting
+        mask = raw[end:].view(torch.bool).view(shape[0], -1) if self._has_action_mask else None
+        return raw[:split].view(self._rows_shape), raw[split:end].view(dtype).view(shape), mask
 
-    def send(self) -> tuple[Tensor, Tensor]:
-        """The packed transitions and the observation to act on, on the device."""
+    def send(self) -> tuple[Tensor, Tensor, Tensor | None]:
+        """The packed transitions, the observation to act on and its action mask, on the device."""
         if self._on_device is not None:
             return self._on_device
         return self._views(self._host.to(self._device, non_blocking=True))
@@ -207,43 +226,99 @@ class Envs:
     Args:
         env: Any ``gymnasium.vector.VectorEnv``.
         device: Where observations and transitions go, in one transfer a step.
+        squash: Take the actions, of a Box with finite bounds, through tanh to these bounds instead of clipping them.
+
+    Raises:
+        ValueError: A space that no agent here can handle, or ``squash`` without finite bounds.
 
     Attributes:
+        spec: What an agent has to know; ``has_action_mask`` is found out at the first reset.
         observation: What to act on next, ``(N, ...)``, on the device; valid until the step after next.
+        action_mask: Which actions are possible there, ``(N, A)``; None where the environments do not say.
         steps: Transitions so far, summed over environments.
         finished: ``(environment, return, length)`` of each episode that ended in the last step.
     """
 
-    def __init__(self, env: VectorEnv, device: torch.device | str = "cpu") -> None:
+    def __init__(self, env: VectorEnv, device: torch.device | str = "cpu", *, squash: bool = False) -> None:
         self.env = env
-        self.spec = spec_of(env)
+        self.spec = spec_of(env, squash=squash)
         self.device = torch.device(device)
-        self.layout = Layout(self.spec)
         self.steps = 0
         self.finished: list[tuple[int, float, int]] = []
         self.observation: Tensor
+        self.action_mask: Tensor | None = None
         self._mode = _autoreset_mode(env)
         self._action_start = getattr(env.single_action_space, "start", 0)
         self._observation_start = getattr(env.single_observation_space, "start", 0)
         self._check_observation = bool(np.issubdtype(env.single_observation_space.dtype, np.floating))
-        # Two buffers in turn: a transition stays readable while the next step is written.
-        self._buffers = [_Buffer(self.layout, env.num_envs, self.device) for _ in range(2)]
+        self._lay_out(has_action_mask=False)
         self._current: np.ndarray
+        self._current_mask: np.ndarray | None = None
         n = env.num_envs
         self._needs_reset: np.ndarray | None = None
         self._stepping = False  # stays True where a step failed: the environments' state is no longer known
         self._returns = np.zeros(n)
         self._lengths = np.zeros(n, dtype=np.int64)
 
+    def _lay_out(self, *, has_action_mask: bool) -> None:
+        self.spec = replace(self.spec, has_action_mask=has_action_mask)
+        self.layout = Layout(self.spec)
+        # Two buffers in turn: a transition stays readable while the next step is written.
+        self._buffers = [_Buffer(self.layout, self.spec.num_envs, self.device) for _ in range(2)]
+
     def reset(self, seed: int | None = None) -> None:
         """Start new episodes everywhere; environment i gets ``seed + i``."""
-        observation, _ = self._call(self.env.reset, seed=seed)
+        observation, info = self._call(self.env.reset, seed=seed)
+        if not self.spec.has_action_mask and isinstance(self.spec.action, Discrete) and "action_mask" in info:
+            self._lay_out(has_action_mask=True)
         self._needs_reset = None
         self._returns[:] = 0.0
         self._lengths[:] = 0
         self._current = self._stored(observation)
         self._check_finite("observation", self._current)
         self.observation = torch.from_numpy(self._current).to(self.device)
+        if self.spec.has_action_mask:
+            self._act_among(self._masks(info))
+
+    def _act_among(self, mask: np.ndarray) -> None:
+        """Make the mask the one of the observation to act on."""
+        self._check_possible(mask)
+        self._current_mask = mask
+        self.action_mask = torch.from_numpy(mask).to(self.device)
+
+    def _check_possible(self, mask: np.ndarray) -> None:
+        if not mask.any(axis=1).all():
+            index = int(mask.any(axis=1).argmin())
+            raise EnvironmentFault(f"environment {index}: no action is possible at step {self.steps}")
+
+    def _masks(self, info: Mapping[str, Any]) -> np.ndarray:
+        """Which actions are possible, ``(N, A)``: all where an environment does not say."""
+        assert isinstance(self.spec.action, Discrete)
+        masks = np.ones((self.spec.num_envs, self.spec.action.n), np.bool_)
+        if "action_mask" not in info:
+            return masks
+        said = info.get("_action_mask", np.ones(len(masks), np.bool_))
+        try:
+            given = np.asarray(info["action_mask"])[said]
+            masks[said] = np.stack(given) if given.dtype == np.object_ else given  # objects where it is no array
+        except (TypeError, ValueError) as error:
+            raise EnvironmentFault(
+                f"an environment's action mask does not fit its {masks.shape[1]} actions at step {self.steps}: {error}"
+            ) from error
+        return masks
+
+    def _masks_at_ends(
+        self, masks: np.ndarray, info: Mapping[str, Any], done: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The masks of the observations to act on and of the true successors, where episodes ended."""
+        current, successor = masks.copy(), masks
+        if self._mode is AutoresetMode.NEXT_STEP:
+            current[done] = True  # the next step only resets, whatever the action
+        elif self._mode is AutoresetMode.SAME_STEP:
+            successor[done] = self._masks(info.get("final_info", {}))[done]
+        else:
+            current[done] = self._masks(info)[done]
+        return current, successor
 
     def _stored(self, observation: Any) -> np.ndarray:
         """Observations as they are stored: numbered from 0, in the layout's dtype; always a copy."""
@@ -262,8 +337,8 @@ class Envs:
         """Step all environments.
 
         Args:
-            action: ``(N, ...)``, on the CPU. Actions of a Box are clipped to its bounds for the environment
-                and stored as they are.
+            action: ``(N, ...)``, on the CPU. Actions of a Box are clipped, or squashed, to its bounds for the
+                environment and stored as they are.
 
         Returns:
             The transitions ``(N,)``, on the device; valid until the step after next.
@@ -285,6 +360,7 @@ class Envs:
         any_done = bool(np.count_nonzero(done))
 
         current = successor = self._stored(observation)
+        mask = next_mask = self._masks(info) if self.spec.has_action_mask else None
         self._needs_reset = None
         if any_done:
             if self._mode is AutoresetMode.NEXT_STEP:
@@ -295,12 +371,16 @@ class Envs:
                 current = current.copy()
                 # Whoever returns the same arrays at every step may clear them when it resets.
                 reward, terminated, truncated = reward.copy(), terminated.copy(), truncated.copy()
-                restarted, _ = self._call(self.env.reset, options={"reset_mask": done.copy()})
+                restarted, info = self._call(self.env.reset, options={"reset_mask": done.copy()})
                 current[done] = self._stored(restarted)[done]
+            if next_mask is not None:
+                mask, next_mask = self._masks_at_ends(next_mask, info, done)
         self._check_finite("reward", reward)
         self._check_finite("observation", successor)
         if current is not successor:
             self._check_finite("observation", current)
+        if mask is not None:
+            self._check_possible(mask)
         count = self._record(reward, done, any_done, resetting)
 
         self._buffers.reverse()
@@ -313,15 +393,23 @@ class Envs:
         buffer.truncated[:] = truncated
         buffer.valid[:] = True if resetting is None else ~resetting
         buffer.acting[:] = current
+        if mask is not None:
+            buffer.action_mask[:], buffer.next_action_mask[:] = self._current_mask, next_mask
+            buffer.acting_mask[:] = self._current_mask = mask
         self._current = current
         self._stepping = False
-        packed, self.observation = buffer.send()
+        packed, self.observation, self.action_mask = buffer.send()
         return Transitions(packed, self.layout, count)
 
     def _step(self, actions: np.ndarray) -> tuple[Any, ...]:
+        space: Any = self.env.single_action_space
         if isinstance(self.spec.action, Box):
-            space = self.env.single_action_space
-            actions = np.clip(actions, space.low, space.high).astype(space.dtype, copy=False)  # type: ignore[attr-defined]
+            if self.spec.action.squashed:
+                low, high = space.low.astype(np.float64), space.high.astype(np.float64)
+                actions = low + (high - low) * (0.5 + 0.5 * np.tanh(actions))
+            actions = np.clip(actions, space.low, space.high).astype(space.dtype, copy=False)
+        elif isinstance(self.spec.action, MultiDiscrete):
+            actions = (actions.reshape(-1, *space.shape) + self._action_start).astype(space.dtype, copy=False)
         elif self._action_start:
             actions = actions + self._action_start
         result: tuple[Any, ...] = self._call(self.env.step, actions)
@@ -396,6 +484,7 @@ class Envs:
             "steps": self.steps,
             "env": None if self._stepping else _capture(self.env),
             "current": torch.from_numpy(self._current.copy()),
+            "action_mask": None if self._current_mask is None else torch.from_numpy(self._current_mask.copy()),
             "needs_reset": None if self._needs_reset is None else torch.from_numpy(self._needs_reset.copy()),
             "returns": torch.from_numpy(self._returns.copy()),
             "lengths": torch.from_numpy(self._lengths.copy()),
@@ -418,6 +507,9 @@ class Envs:
         self._returns = state["returns"].numpy().copy()
         self._lengths = state["lengths"].numpy().copy()
         self.observation = torch.from_numpy(self._current).to(self.device)
+        if state.get("action_mask") is not None:
+            self._lay_out(has_action_mask=True)
+            self._act_among(state["action_mask"].numpy().copy())
 
 
 def can_capture(env: VectorEnv) -> bool:

@@ -1,4 +1,4 @@
-"""Exploration schedules."""
+"""Schedules, of exploration and of the learning rate."""
 
 from __future__ import annotations
 

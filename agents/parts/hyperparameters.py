@@ -9,7 +9,7 @@ from torch import nn
 
 from agents.parts.networks import Activation
 from agents.parts.optimization import check_optimizer
-from rlloss.core.checks import check_choice, check_integer, check_number, check_positive
+from rlloss.core.checks import check_choice, check_integer, check_non_negative, check_number, check_positive
 
 
 def check_loss(owner: str, name: str, loss: nn.Module, wanted: type[nn.Module]) -> None:
@@ -34,6 +34,8 @@ def check_learning(
     learning_rate: float,
     optimizer_args: Mapping[str, Any],
     max_grad_norm: float | None,
+    learning_rate_end: float | None = None,
+    learning_rate_steps: int = 0,
 ) -> None:
     """Raise a TypeError or ValueError for what no agent can learn with."""
     check_number(owner, "discount", discount, low=0.0, high=1.0)
@@ -41,6 +43,9 @@ def check_learning(
         check_integer(owner, "hidden_sizes", size, low=1)
     check_choice(owner, "activation", activation, get_args(Activation))
     check_positive(owner, learning_rate=learning_rate)
+    if learning_rate_end is not None:
+        check_non_negative(owner, learning_rate_end=learning_rate_end)
+    check_integer(owner, "learning_rate_steps", learning_rate_steps, low=0 if learning_rate_end is None else 1)
     if max_grad_norm is not None:
         check_positive(owner, max_grad_norm=max_grad_norm)
     check_optimizer(owner, optimizer, learning_rate, optimizer_args)

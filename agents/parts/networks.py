@@ -6,15 +6,18 @@ import math
 from collections.abc import Sequence
 from typing import Literal
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from agents.parts.spaces import Box, Discrete, Space
+from agents.parts.spaces import Box, Discrete, MultiDiscrete, Space
+from rlloss.core.reduction import reduce_loss
 from rlloss.functional import entropy_loss
 
 Activation = Literal["relu", "tanh"]
 _ACTIVATIONS = {"relu": nn.ReLU, "tanh": nn.Tanh}
+_QUADRATURE_NODES = 16
 _SMALLEST_IMAGE = 36  # what the Nature CNN's three convolutions leave at least one pixel of
 
 
@@ -83,6 +86,8 @@ def make_encoder(space: Space, hidden_sizes: Sequence[int], activation: Activati
     if isinstance(space, Discrete):
         layers.append(OneHot(space.n))
         return _append_mlp(layers, space.n, hidden_sizes, activation)
+    if isinstance(space, MultiDiscrete):
+        raise ValueError(f"observations that are {space} are not supported")
     if len(space.shape) > 3 and space.dtype == torch.uint8:
         raise ValueError(
             f"observations of shape {space.shape} are no image, wanted (H, W), (H, W, C) or (C, H, W); "
@@ -183,13 +188,22 @@ class CategoricalPolicy(nn.Module):
 
     def forward(self, observation: Tensor) -> Tensor:
         """``(B, ...)`` to logits ``(B, A)``."""
-        logits: Tensor = self.head(self.encoder(observation))
+        return self.heads(self.encoder(observation))
+
+    def heads(self, features: Tensor) -> Tensor:
+        """From the encoder's features ``(B, F)``."""
+        logits: Tensor = self.head(features)
         return logits
+
+    def among(self, logits: Tensor, action_mask: Tensor) -> Tensor:
+        """Logits of a policy that takes none but the actions where the mask ``(B, A)`` is True."""
+        return logits.masked_fill(~action_mask, -math.inf)
 
     def sample(self, logits: Tensor, generator: torch.Generator) -> Tensor:
         """Draw actions ``(B,)``: the argmax of logits plus Gumbel noise."""
         noise = torch.empty_like(logits).exponential_(generator=generator)
-        return (logits - noise.log()).argmax(-1)
+        # Noise of exactly 0 would turn a logit of -inf into NaN, which is the largest for argmax.
+        return (logits - noise.log().clamp(min=-100.0)).argmax(-1)
 
     def mode(self, logits: Tensor) -> Tensor:
         """Most likely actions ``(B,)``."""
@@ -204,19 +218,65 @@ class CategoricalPolicy(nn.Module):
         return entropy_loss(logits, mask=mask)
 
 
+class MultiCategoricalPolicy(CategoricalPolicy):
+    """Logits of several discrete actions that are taken at once, each independent of the others.
+
+    The head's outputs are the logits of all actions one after the other. They are computed with as a table of one row
+    per action, in which choices that an action does not have are impossible.
+    """
+
+    positions: Tensor
+
+    def __init__(
+        self, observation: Space, action: MultiDiscrete, *, hidden_sizes: Sequence[int], activation: Activation
+    ) -> None:
+        super().__init__(observation, Discrete(sum(action.nvec)), hidden_sizes=hidden_sizes, activation=activation)
+        self.rows, self.columns = len(action.nvec), max(action.nvec)
+        positions = [row * self.columns + choice for row, n in enumerate(action.nvec) for choice in range(n)]
+        self.register_buffer("positions", torch.tensor(positions), persistent=False)
+
+    def heads(self, features: Tensor) -> Tensor:
+        """From the encoder's features ``(B, F)`` to the table ``(B, D, max(nvec))``."""
+        logits = super().heads(features)
+        if len(self.positions) < self.rows * self.columns:
+            empty = logits.new_full((len(logits), self.rows * self.columns), -math.inf)
+            logits = empty.index_copy(1, self.positions, logits)
+        return logits.view(-1, self.rows, self.columns)
+
+    def log_prob(self, logits: Tensor, action: Tensor) -> Tensor:
+        """Log-probability of each vector of actions ``(B, D)``, ``(B,)``."""
+        return super().log_prob(logits.flatten(0, 1), action.flatten()).view(-1, self.rows).sum(-1)
+
+    def entropy_loss(self, logits: Tensor, mask: Tensor | None) -> Tensor:
+        """Minus the mean entropy, summed over the actions."""
+        return self.rows * super().entropy_loss(logits, None if mask is None else mask.unsqueeze(-1))
+
+
 class GaussianPolicy(nn.Module):
     """Means of independent Gaussians, with one learned standard deviation per action dimension."""
 
-    def __init__(self, observation: Space, action: Box, *, hidden_sizes: Sequence[int], activation: Activation) -> None:
+    def __init__(
+        self,
+        observation: Space,
+        action: Box,
+        *,
+        hidden_sizes: Sequence[int],
+        activation: Activation,
+        log_std_init: float = 0.0,
+    ) -> None:
         super().__init__()
         self.shape = action.shape
         self.encoder, features = make_encoder(observation, hidden_sizes, activation)
         self.head = nn.Linear(features, math.prod(action.shape))
-        self.log_std = nn.Parameter(torch.zeros(math.prod(action.shape)))
+        self.log_std = nn.Parameter(torch.full((math.prod(action.shape),), float(log_std_init)))
 
     def forward(self, observation: Tensor) -> Tensor:
         """``(B, ...)`` to means ``(B, D)``."""
-        mean: Tensor = self.head(self.encoder(observation))
+        return self.heads(self.encoder(observation))
+
+    def heads(self, features: Tensor) -> Tensor:
+        """From the encoder's features ``(B, F)``."""
+        mean: Tensor = self.head(features)
         return mean
 
     def sample(self, mean: Tensor, generator: torch.Generator) -> Tensor:
@@ -238,20 +298,72 @@ class GaussianPolicy(nn.Module):
         return -(self.log_std + 0.5 * math.log(2.0 * math.pi * math.e)).sum()
 
 
+def _log_tanh_slope(u: Tensor) -> Tensor:
+    """``log(1 - tanh(u)^2)``, the logarithm of tanh's derivative, where that itself would be 0."""
+    return 2.0 * (math.log(2.0) - u - F.softplus(-2.0 * u))
+
+
+class SquashedGaussianPolicy(GaussianPolicy):
+    """Independent Gaussians whose draws u the environments take through tanh to the bounds.
+
+    Actions are u throughout, since tanh cannot be undone where it is 1 to the last bit. Densities and the entropy are
+    those of tanh(u) on (-1, 1): log N(u; mean, std) - log(1 - tanh(u)^2) (Haarnoja et al., "Soft Actor-Critic", ICML
+    2018, appendix C).
+    """
+
+    nodes: Tensor
+    node_weights: Tensor
+
+    def __init__(
+        self,
+        observation: Space,
+        action: Box,
+        *,
+        hidden_sizes: Sequence[int],
+        activation: Activation,
+        log_std_init: float = 0.0,
+    ) -> None:
+        super().__init__(
+            observation, action, hidden_sizes=hidden_sizes, activation=activation, log_std_init=log_std_init
+        )
+        nodes, weights = np.polynomial.hermite_e.hermegauss(_QUADRATURE_NODES)
+        for name, values in (("nodes", nodes), ("node_weights", weights / weights.sum())):
+            self.register_buffer(name, torch.tensor(values, dtype=torch.float32), persistent=False)
+
+    def log_prob(self, mean: Tensor, action: Tensor) -> Tensor:
+        """Log-density of each squashed action, ``(B,)``, summed over its dimensions."""
+        return super().log_prob(mean, action) - _log_tanh_slope(action.view_as(mean)).sum(-1)
+
+    def entropy_loss(self, mean: Tensor, mask: Tensor | None) -> Tensor:
+        """Minus the mean entropy.
+
+        The entropy of u plus the mean of log(1 - tanh(u)^2), by Gauss-Hermite quadrature: unlike an estimate from draws
+        it has no noise, and nor has its gradient. The error is below 1e-4 up to a standard deviation of 1, 0.004 at 2.
+        """
+        u = mean.unsqueeze(-1) + self.log_std.exp().unsqueeze(-1) * self.nodes
+        correction = (_log_tanh_slope(u) * self.node_weights).sum((-2, -1))
+        mean_correction = reduce_loss("entropy_loss", correction, weight=None, mask=mask, reduction="mean")
+        return super().entropy_loss(mean, mask) - mean_correction
+
+
 Policy = CategoricalPolicy | GaussianPolicy
 
 
 class ValueNetwork(nn.Module):
-    """State values."""
+    """State values, of observations or of another network's ``features``, of which there are so many."""
 
-    def __init__(self, observation: Space, *, hidden_sizes: Sequence[int], activation: Activation) -> None:
+    def __init__(
+        self, observation: Space, *, hidden_sizes: Sequence[int], activation: Activation, features: int | None = None
+    ) -> None:
         super().__init__()
-        self.encoder, features = make_encoder(observation, hidden_sizes, activation)
+        self.encoder: nn.Sequential | None = None
+        if features is None:
+            self.encoder, features = make_encoder(observation, hidden_sizes, activation)
         self.head = nn.Linear(features, 1)
 
-    def forward(self, observation: Tensor) -> Tensor:
-        """``(B, ...)`` to values ``(B,)``."""
-        value: Tensor = self.head(self.encoder(observation))
+    def forward(self, x: Tensor) -> Tensor:
+        """Observations ``(B, ...)``, or features ``(B, F)`` where it has no encoder, to values ``(B,)``."""
+        value: Tensor = self.head(x if self.encoder is None else self.encoder(x))
         return value.squeeze(-1)
 
 

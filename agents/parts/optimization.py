@@ -16,6 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch._dynamo.exc import TorchDynamoException
 
+from agents.parts.exploration import linear_schedule
+
 # These update every element by itself, so one flat tensor of all parameters gives the same numbers as many small
 # ones, in one kernel launch instead of one per parameter.
 _ELEMENTWISE = {
@@ -104,6 +106,7 @@ class Learner:
 
     Attributes:
         flat: The tensor that all parameters are views of; None where the optimiser has to see them one by one.
+        learning_rate_at: The learning rate after a number of steps.
 
     Args:
         owner: Who learns, for errors.
@@ -115,6 +118,8 @@ class Learner:
         max_grad_norm: Largest norm of the gradient of all parameters; None for no clipping.
         compiled: Whether loss, gradient, clipping and the optimiser become one compiled graph. (The optimiser stays
             outside where it cannot be compiled, or was asked to be fused.)
+        learning_rate_end: Step size in the end; None for one that stays.
+        learning_rate_steps: Steps from the one to the other, in whatever :meth:`schedule` counts.
     """
 
     def __init__(
@@ -128,6 +133,8 @@ class Learner:
         optimizer_args: Mapping[str, Any],
         max_grad_norm: float | None,
         compiled: bool,
+        learning_rate_end: float | None = None,
+        learning_rate_steps: int = 0,
     ) -> None:
         self.parameters = list(module.parameters())
         self.flat = flatten_parameters(module) if optimizer in _ELEMENTWISE else None
@@ -135,6 +142,10 @@ class Learner:
         self._make_optimizer = partial(make_optimizer, owner, self._updated, optimizer, learning_rate, optimizer_args)
         in_graph = compiled and optimizer not in _UNCOMPILABLE and not optimizer_args.get("fused")
         self.optimizer = self._make_optimizer(in_graph=in_graph)
+        self._scheduled = learning_rate_end is not None
+        end = learning_rate if learning_rate_end is None else learning_rate_end
+        self.learning_rate_at = partial(linear_schedule, float(learning_rate), float(end), learning_rate_steps)
+        self._learning_rate: float | None = None  # what schedule() set last
         self._owner = owner
         self._compute_loss = compute_loss
         self._max_grad_norm = max_grad_norm
@@ -143,6 +154,9 @@ class Learner:
         if in_graph:
             for parameter in self._updated:
                 parameter.grad = torch.zeros_like(parameter)
+            if self._scheduled:  # a graph is made anew for every other number, but not for a tensor that changes
+                for group in self.optimizer.param_groups:
+                    group["lr"] = torch.tensor(group["lr"], device=self._updated[0].device)
             self._optimizer_step = inspect.unwrap(type(self.optimizer).step)  # without the hooks that end a graph
             self._whole_step = self._compile(self._compute_step)
         elif compiled:
@@ -183,6 +197,18 @@ class Learner:
             self._optimizer_step(self.optimizer)
         return row
 
+    def schedule(self, steps: int) -> None:
+        """Set the learning rate after so many steps, where it has an end to go to."""
+        rate = self.learning_rate_at(steps)
+        if not self._scheduled or rate == self._learning_rate:
+            return
+        self._learning_rate = rate
+        for group in self.optimizer.param_groups:
+            if isinstance(group["lr"], Tensor):
+                group["lr"].fill_(rate)
+            else:
+                group["lr"] = rate
+
     def step(self, *batch: Any) -> Tensor:
         """Update the parameters along the loss's gradient.
 
@@ -218,8 +244,10 @@ class Learner:
         return self.optimizer.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore :meth:`state_dict`; compiled or not, and on which device, is this learner's own."""
+        """Restore :meth:`state_dict`; compiled or not, on which device, and a schedule are this learner's own."""
         groups = self.optimizer.state_dict()["param_groups"]
-        switches = [{name: group[name] for name in _SWITCHES & group.keys()} for group in groups]
-        loaded = [saved | own for saved, own in zip(state["param_groups"], switches, strict=True)]
+        kept = _SWITCHES | {"lr"} if self._scheduled else _SWITCHES
+        own = [{name: group[name] for name in kept & group.keys()} for group in groups]
+        loaded = [saved | mine for saved, mine in zip(state["param_groups"], own, strict=True)]
         self.optimizer.load_state_dict({**state, "param_groups": loaded})
+        self._learning_rate = None

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from agents.parts.spaces import Discrete, EnvSpec, Space
+from agents.parts.spaces import Discrete, EnvSpec, MultiDiscrete, Space
 
 _NUMPY_DTYPES = {
     torch.float32: np.dtype(np.float32),
@@ -24,7 +24,9 @@ _NUMPY_DTYPES = {
 
 
 def _field(space: Space) -> tuple[torch.dtype, tuple[int, ...]]:
-    return (torch.int64, ()) if isinstance(space, Discrete) else (space.dtype, space.shape)
+    if isinstance(space, Discrete | MultiDiscrete):
+        return torch.int64, () if isinstance(space, Discrete) else (len(space.nvec),)
+    return space.dtype, space.shape
 
 
 class Layout:
@@ -44,7 +46,11 @@ class Layout:
             "truncated": (torch.bool, ()),
             "valid": (torch.bool, ()),
         }
+        if spec.has_action_mask:
+            assert isinstance(spec.action, Discrete)
+            self.fields |= dict.fromkeys(("action_mask", "next_action_mask"), (torch.bool, (spec.action.n,)))
         self.has_reset_steps = spec.has_reset_steps
+        self.has_action_mask = spec.has_action_mask
         packed = np.dtype(
             [(name, _NUMPY_DTYPES[dtype], shape) for name, (dtype, shape) in self.fields.items()], align=True
         )
@@ -131,6 +137,16 @@ class Transitions:
         return self.layout.read(self.packed, "truncated")
 
     @property
+    def action_mask(self) -> Tensor | None:
+        """Which actions were possible; None where all always are."""
+        return self.layout.read(self.packed, "action_mask") if self.layout.has_action_mask else None
+
+    @property
+    def next_action_mask(self) -> Tensor | None:
+        """Which actions were possible after :attr:`next_observation`; None where all always are."""
+        return self.layout.read(self.packed, "next_action_mask") if self.layout.has_action_mask else None
+
+    @property
     def mask(self) -> Tensor | None:
         """Which rows are transitions; None where all are."""
         return self.layout.read(self.packed, "valid") if self.layout.has_reset_steps else None
@@ -146,6 +162,8 @@ def pack(
     terminated: Sequence[bool] | np.ndarray,
     truncated: Sequence[bool] | np.ndarray,
     valid: Sequence[bool] | np.ndarray | None = None,
+    action_mask: Sequence[object] | np.ndarray | None = None,
+    next_action_mask: Sequence[object] | np.ndarray | None = None,
 ) -> Transitions:
     """Pack the transitions of one step, on the CPU: for those who feed an agent without :mod:`agents.parts.envs`."""
     rows = np.zeros(len(reward), layout.numpy_dtype)
@@ -156,5 +174,8 @@ def pack(
     rows["terminated"] = terminated
     rows["truncated"] = truncated
     rows["valid"] = True if valid is None else valid
+    if layout.has_action_mask:
+        rows["action_mask"] = True if action_mask is None else action_mask
+        rows["next_action_mask"] = True if next_action_mask is None else next_action_mask
     packed = torch.from_numpy(rows.view(np.uint8).reshape(len(rows), layout.row_bytes))
     return Transitions(packed, layout, int(rows["valid"].sum()))

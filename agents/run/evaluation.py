@@ -12,9 +12,10 @@ from typing import Any, Literal, TypeAlias, get_args
 import numpy as np
 import scipy.stats
 import torch
+from torch import Tensor
 
 from agents.agent import Agent
-from agents.parts.envs import Envs, make_vec, record_video, spec_of
+from agents.parts.envs import Envs, make_vec, record_video
 from agents.run.checkpoint import load_model
 from agents.run.configuration import load_config, make_agent
 from rlloss.core.checks import check_choice, check_integer
@@ -81,6 +82,13 @@ def summarize(returns: Sequence[float], lengths: Sequence[int]) -> Evaluation:
     return Evaluation(n, mean, std, mean - half, mean + half, float(np.mean(lengths)), tuple(returns))
 
 
+def choose(agent: Agent, envs: Envs, *, explore: bool) -> Tensor:
+    """The agent's actions for the next step, among the possible ones where the environments say which they are."""
+    if envs.action_mask is None:
+        return agent.act(envs.observation, explore=explore)
+    return agent.act_among(envs.observation, envs.action_mask, explore=explore)
+
+
 def play(
     agent: Agent,
     envs: Envs,
@@ -113,7 +121,7 @@ def play(
     while quota.any():
         if before_step is not None:
             before_step()
-        envs.step(agent.act(envs.observation, explore=not greedy))
+        envs.step(choose(agent, envs, explore=not greedy))
         for index, episode_return, length in envs.finished:
             if quota[index]:
                 quota[index] -= 1
@@ -169,15 +177,15 @@ def evaluate(
         vectorization=config["vectorization"],
         env_kwargs=config["env_kwargs"],
     )
-    envs = Envs(env, device)
+    envs = Envs(env, device, squash=agent.squash)
     try:
         # Built for the run's own number of environments; acting works for any.
-        agent.build(replace(spec_of(env), num_envs=config["num_envs"]), device=device, seed=seed)
+        agent.build(replace(envs.spec, num_envs=config["num_envs"]), device=device, seed=seed)
         agent.steps = config["steps"]  # what exploration is left then
         load_model(run / ("best.safetensors" if model == "best" else "model.safetensors"), agent.model)
         if video:
             with record_video(config["env"], run / "videos", env_kwargs=config["env_kwargs"]) as recorded:
-                play(agent, Envs(recorded, device), 1, seed=seed, greedy=greedy)
+                play(agent, Envs(recorded, device, squash=agent.squash), 1, seed=seed, greedy=greedy)
         return play(agent, envs, episodes, seed=seed, greedy=greedy)
     finally:
         envs.close()

@@ -23,7 +23,7 @@ from agents.parts.envs import Envs, Vectorization, can_capture, make_vec
 from agents.parts.errors import DivergedError, EnvironmentFault
 from agents.run.checkpoint import load_checkpoint, save_checkpoint, save_model, write_atomic
 from agents.run.configuration import describe, dump_config, load_config, make_agent
-from agents.run.evaluation import MAX_ENVS, Device, Evaluation, choose_device, play
+from agents.run.evaluation import MAX_ENVS, Device, Evaluation, choose, choose_device, play
 from agents.run.tracking import Progress, Tracker
 from rlloss.core.checks import check_choice, check_integer
 
@@ -176,10 +176,10 @@ def train(
         raise ValueError(f"train: name must consist of letters, digits and ._,=+-, got {name!r}")
     config = dump_config({"agent": describe(agent), **describe(asdict(settings), objects=False)})
     with _threads(settings.threads), _signals() as stop:
-        envs = _make_envs(settings, settings.num_envs)
+        envs = _make_envs(settings, settings.num_envs, agent)
         try:
+            envs.reset(settings.seed)  # whether there are action masks is known from here on
             agent.build(envs.spec, device=settings.device, seed=settings.seed, compiled=settings.compile == "on")
-            envs.reset(settings.seed)
             run = _new_run(Path(run_dir), settings, type(agent).__name__.lower(), name)
             write_atomic(run / "config.yaml", config.encode())
             tracker = Tracker(run, agent, list(agent.status()), tensorboard=tensorboard)
@@ -220,11 +220,11 @@ def resume(run: Path | str, *, steps: int | None = None, progress: bool = True) 
     if steps is not None and steps < state["envs"]["steps"]:
         raise ValueError(f"resume: steps must be >= {state['envs']['steps']}, which are done, got {steps}")
     with _threads(settings.threads), _signals() as stop:
-        envs = _make_envs(settings, settings.num_envs)
+        envs = _make_envs(settings, settings.num_envs, agent)
         try:
+            envs.load_state_dict(state["envs"], seed=settings.seed + int(state["envs"]["steps"]))
             agent.build(envs.spec, device=settings.device, seed=settings.seed, compiled=settings.compile == "on")
             _restore(agent, state["agent"], run)
-            envs.load_state_dict(state["envs"], seed=settings.seed + int(state["envs"]["steps"]))
             if state["envs"]["env"] is None:
                 agent.cut()
             tracker = Tracker(
@@ -242,9 +242,9 @@ def resume(run: Path | str, *, steps: int | None = None, progress: bool = True) 
     return run
 
 
-def _make_envs(settings: Settings, num_envs: int) -> Envs:
+def _make_envs(settings: Settings, num_envs: int, agent: Agent) -> Envs:
     env = make_vec(settings.env, num_envs, vectorization=settings.vectorization, env_kwargs=settings.env_kwargs)
-    return Envs(env, settings.device)
+    return Envs(env, settings.device, squash=agent.squash)
 
 
 def _restore(agent: Agent, state: dict[str, Any], run: Path) -> None:
@@ -376,7 +376,7 @@ class _Run:
                 next_checkpoint = _next(envs.steps, settings.checkpoint_every)
 
             before = envs.steps
-            transitions = envs.step(agent.act(envs.observation))
+            transitions = envs.step(choose(agent, envs, explore=True))
             agent.observe(transitions)
             tracker.update(agent.update())
             for _, episode_return, length in envs.finished:
@@ -422,7 +422,7 @@ class _Run:
     def _evaluate(self) -> Evaluation:
         """Play greedy episodes in environments of their own; training notices nothing."""
         settings = self.settings
-        envs = _make_envs(settings, min(settings.eval_episodes, MAX_ENVS))
+        envs = _make_envs(settings, min(settings.eval_episodes, MAX_ENVS), self.agent)
         try:
             return play(
                 self.agent,

@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+import math
 from functools import partial
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
@@ -10,20 +13,28 @@ from gymnasium.vector import AutoresetMode
 from torch import Tensor
 from torch.distributions import Categorical, Normal
 
+from agents import evaluate, resume, train
 from agents.a2c import A2C, PolicyBatch
-from agents.parts.envs import Envs
-from agents.parts.spaces import Box, Discrete, EnvSpec
-from agents.parts.transition import pack
+from agents.parts.envs import Envs, make_vec
+from agents.parts.spaces import Box, Discrete, EnvSpec, MultiDiscrete
+from agents.parts.transition import Transitions, pack
+from agents.run.evaluation import choose, play
 from rlloss.rl.policy import ClippedSurrogateLoss, PolicyGradientLoss, PolicyLoss
 from rlloss.supervised.classification import FocalLoss, PolyLoss
 from rlloss.supervised.regression import HuberLoss
 from tests.agents.environments import MODES, ChainEnv, CountingEnv, counting, make_vector
+from tests.agents.parts.test_optimization import compile_without_compiler
 from tests.agents.test_dqn import assert_same, pickled
 from tests.conftest import assert_close
 
 BOX = spaces.Box(-1.0, 1.0, (2,))
+MULTI = spaces.MultiDiscrete([2, 4, 3], start=[1, 0, -1])
+ACTION_SPACES = pytest.mark.parametrize("action_space", [None, BOX, MULTI], ids=["discrete", "box", "multi"])
 PPO: dict[str, Any] = {"policy_loss": ClippedSurrogateLoss(), "epochs": 2, "minibatches": 3, "optimizer": "Adam"}
+NORMALIZE: dict[str, Any] = {"normalize_observations": True, "normalize_rewards": True}
+SCHEDULE: dict[str, Any] = {"learning_rate": 0.01, "learning_rate_end": 0.0, "learning_rate_steps": 60}
 DISCRETE = EnvSpec(Box((3,), torch.float32), Discrete(4), num_envs=2)
+SEVERAL = EnvSpec(Box((3,), torch.float32), MultiDiscrete((2, 4)), num_envs=2)
 CONTINUOUS = EnvSpec(Box((3,), torch.float32), Box((2,), torch.float32, (-1.0,) * 2, (1.0,) * 2), num_envs=2)
 
 
@@ -36,17 +47,17 @@ def table(**changes: Any) -> A2C:
     return A2C(**arguments)
 
 
-def start(agent: A2C, vector: Any, seed: int = 0) -> Envs:
-    envs = Envs(vector)
+def start(agent: A2C, vector: Any, seed: int = 0, *, compiled: bool = False) -> Envs:
+    envs = Envs(vector, squash=agent.squash)
     envs.reset(seed=seed)
-    agent.build(envs.spec, seed=seed)
+    agent.build(envs.spec, seed=seed, compiled=compiled)
     return envs
 
 
 def run(agent: A2C, envs: Envs, steps: int) -> list[Tensor]:
     metrics = []
     while envs.steps < steps:
-        agent.observe(envs.step(agent.act(envs.observation)))
+        agent.observe(envs.step(choose(agent, envs, explore=True)))
         metrics += agent.update()
     return metrics
 
@@ -58,7 +69,7 @@ def test_a_time_limit_is_no_end(mode: AutoresetMode, gae_lambda: float) -> None:
     envs = [partial(CountingEnv, (length,), view="parity") for length in (3, 1, 5)]
     agent = table(gae_lambda=gae_lambda)
     run(agent, start(agent, make_vector(envs, mode)), 3000)
-    assert_close(agent.critic(torch.arange(2)), torch.full((2,), 10.0), dtype=torch.float16)
+    assert_close(agent.network.value(torch.arange(2)), torch.full((2,), 10.0), dtype=torch.float16)
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -67,16 +78,20 @@ def test_a_terminal_state_is_an_end(mode: AutoresetMode, gae_lambda: float) -> N
     agent = table(gae_lambda=gae_lambda)
     vector = make_vector([partial(CountingEnv, (2,), (True,), view="parity")] * 2, mode)
     run(agent, start(agent, vector), 1500)
-    assert_close(agent.critic(torch.arange(2)), torch.tensor([1.9, 1.0]), dtype=torch.float16)
+    assert_close(agent.network.value(torch.arange(2)), torch.tensor([1.9, 1.0]), dtype=torch.float16)
 
 
-@pytest.mark.parametrize("options", [{}, PPO | {"rollout_length": 16}], ids=["one pass", "ppo"])
+@pytest.mark.parametrize(
+    "options",
+    [{}, PPO | {"rollout_length": 16}, PPO | {"rollout_length": 16, "shared_trunk": True, "hidden_sizes": [16]}],
+    ids=["one pass", "ppo", "shared"],
+)
 def test_a_chain_is_solved(options: dict[str, Any]) -> None:
     agent = table(**options | {"learning_rate": 0.05 if options else 0.5})
     run(agent, start(agent, make_vector([partial(ChainEnv, 4)] * 4, AutoresetMode.SAME_STEP)), 3000)
     assert agent.act(torch.arange(3), explore=False).tolist() == [1, 1, 1]
     torch.testing.assert_close(
-        agent.critic(torch.arange(3)).detach(), torch.tensor([0.81, 0.9, 1.0]), rtol=0.0, atol=0.1
+        agent.network.value(torch.arange(3)).detach(), torch.tensor([0.81, 0.9, 1.0]), rtol=0.0, atol=0.1
     )
 
 
@@ -89,19 +104,108 @@ class Aim(CountingEnv):
         return observation, reward, terminated, truncated, info
 
 
-def test_a_continuous_action_is_learned() -> None:
-    agent = table(optimizer="Adam", learning_rate=0.03, rollout_length=4, normalize_advantages=True)
+@pytest.mark.parametrize("squash", [False, True])
+def test_a_continuous_action_is_learned(squash: bool) -> None:
+    agent = table(optimizer="Adam", learning_rate=0.03, rollout_length=4, normalize_advantages=True, squash=squash)
     vector = make_vector([partial(Aim, (1,), (True,), view="parity", action_space=BOX)] * 16, AutoresetMode.SAME_STEP)
     run(agent, start(agent, vector), 12_000)
     action = agent.act(torch.zeros(1, dtype=torch.int64), explore=False)
+    action = torch.tanh(action) if squash else action
     torch.testing.assert_close(action, torch.tensor([[0.5, -0.5]]), rtol=0.0, atol=0.15)
+
+
+def test_entropy_keeps_a_squashed_action_in_the_middle() -> None:
+    """Its bonus alone makes actions uniform on (-1, 1)."""
+    agent = table(squash=True, optimizer="Adam", learning_rate=0.03, entropy_coefficient=1.0, log_std_init=-2.0)
+    vector = make_vector(
+        [partial(CountingEnv, (1,), (True,), view="parity", action_space=BOX)] * 16, AutoresetMode.SAME_STEP
+    )
+    envs = start(agent, vector)
+    agent.policy.head.bias.data.fill_(1.0)
+    metrics = run(agent, envs, 16_000)
+    entropy = metrics[-1][agent.metric_names.index("entropy")]
+    assert 2 * math.log(2.0) - 0.1 < entropy < 2 * math.log(2.0) + 0.01, "that of two uniform actions"
+
+
+def test_squash_is_said_to_the_environments() -> None:
+    for agent, squash in ((A2C(squash=True), False), (A2C(), True)):
+        with pytest.raises(ValueError, match=f"A2C: squash is {agent.squash}"):
+            agent.build(Envs(counting(MODES[0], action_space=BOX), squash=squash).spec)
+
+
+class Combination(CountingEnv):
+    """One step; the reward is the number of dials that stand at 2, 3 and 0."""
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        observation, _, terminated, truncated, info = super().step(action)
+        return observation, float((action == np.array([2, 3, 0])).sum()), terminated, truncated, info
+
+
+def test_several_discrete_actions_are_learned() -> None:
+    agent = table(optimizer="Adam", learning_rate=0.05, rollout_length=4, entropy_coefficient=0.01)
+    make = partial(Combination, (1,), (True,), view="parity", action_space=MULTI)
+    run(agent, start(agent, make_vector([make] * 16, AutoresetMode.SAME_STEP)), 12_000)
+    action = agent.act(torch.zeros(1, dtype=torch.int64), explore=False)
+    assert action.tolist() == [[1, 3, 1]], "numbered from 0"
+
+
+class Locks(CountingEnv):
+    """One of three actions is possible at each step; the last action of a cycle of three pays 1."""
+
+    def __init__(self) -> None:
+        super().__init__((6,), view="parity", action_space=spaces.Discrete(3))
+
+    def _info(self) -> dict[str, Any]:
+        return {"action_mask": np.array([self.index % 3 != 0, True, self.index % 3 != 1], np.int8)}
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
+        return super().reset(seed=seed, options=options)[0], self._info()
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        assert self._info()["action_mask"][action], "impossible"
+        observation, _, terminated, truncated, _ = super().step(action)
+        return observation, float(action != 1), terminated, truncated, self._info()
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("options", [{}, PPO], ids=["one pass", "ppo"])
+def test_impossible_actions_are_never_taken(mode: AutoresetMode, options: dict[str, Any]) -> None:
+    """Not while it explores, not by a greedy policy that prefers them; and the others are learned among."""
+    agent = table(**options | {"learning_rate": 0.05, "entropy_coefficient": 0.01, "max_grad_norm": 1.0})
+    envs = start(agent, make_vector([Locks] * 4, mode))
+    assert envs.spec.has_action_mask
+    metrics = run(agent, envs, 3_000)
+    assert torch.stack(metrics).isfinite().all()
+    assert play(agent, Envs(make_vector([Locks] * 2, mode)), 4, seed=0).mean == 6.0
+    agent.policy.head.bias.data.copy_(torch.tensor([50.0, 0.0, 50.0]))
+    assert play(agent, Envs(make_vector([Locks] * 2, mode)), 4, seed=0, greedy=False).mean == 6.0
+    observation, mask = torch.tensor([0, 1]), torch.tensor([[False, True, False], [False, True, True]])
+    assert agent.act(observation, explore=False)[0] != 1
+    for explore in (False, True):
+        assert agent.act_among(observation, mask, explore=explore).tolist() == [1, 2]
+
+
+def test_masks_enter_the_loss() -> None:
+    spec = EnvSpec(Box((3,), torch.float32), Discrete(4), num_envs=2, has_action_mask=True)
+    agent = A2C(hidden_sizes=[5], orthogonal_init=False, entropy_coefficient=0.7, value_coefficient=0.0).build(spec)
+    batch = make_batch(spec)._replace(action=torch.tensor([0, 1, 0, 2, 3, 1]))
+    mask = torch.rand(6, 4) < 0.5
+    mask[torch.arange(6), batch.action] = True
+    loss, metrics = agent.compute_loss(batch._replace(action_mask=mask))
+    logits = agent.policy(batch.observation)
+    rows: list[Any] = [Categorical(logits=row[keep]) for row, keep in zip(logits, mask, strict=True)]
+    places = [int(keep[:action].sum()) for keep, action in zip(mask, batch.action, strict=True)]
+    log_prob = torch.stack([row.log_prob(torch.tensor(place)) for row, place in zip(rows, places, strict=True)])
+    entropy = torch.stack([row.entropy() for row in rows]).mean()
+    assert_close(metrics["entropy"], entropy)
+    assert_close(loss, -(log_prob * batch.advantage).mean() - 0.7 * entropy)
 
 
 def test_advantages_at_the_ends_of_episodes_by_hand() -> None:
     spec = EnvSpec(Discrete(3), Discrete(2), num_envs=1, has_reset_steps=True)
     agent = table(discount=0.5, gae_lambda=0.5, policy_loss=ClippedSurrogateLoss()).build(spec)
-    agent.critic.head.weight.data.copy_(torch.tensor([[1.0, 2.0, 3.0]]))
-    agent.critic.head.bias.data.zero_()
+    agent.network.critic.head.weight.data.copy_(torch.tensor([[1.0, 2.0, 3.0]]))
+    agent.network.critic.head.bias.data.zero_()
     steps = [  # observation, next_observation, reward, terminated, truncated, valid
         (0, 1, 1.0, False, False, True),
         (1, 2, 2.0, False, True, True),
@@ -132,10 +236,12 @@ def test_advantages_at_the_ends_of_episodes_by_hand() -> None:
 
 def make_batch(spec: EnvSpec, mask: Tensor | None = None) -> PolicyBatch:
     action = torch.randint(4, (6,)) if isinstance(spec.action, Discrete) else torch.randn(6, 2)
+    if isinstance(spec.action, MultiDiscrete):
+        action = torch.stack([torch.randint(n, (6,)) for n in spec.action.nvec], -1)
     return PolicyBatch(torch.randn(6, 3), action, torch.randn(6) * 3 + 1, torch.randn(6), torch.randn(6) - 2, mask)
 
 
-@pytest.mark.parametrize("spec", [DISCRETE, CONTINUOUS], ids=["discrete", "box"])
+@pytest.mark.parametrize("spec", [DISCRETE, CONTINUOUS, SEVERAL], ids=["discrete", "box", "multi"])
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize("normalize", [False, True])
 def test_the_loss_by_hand(spec: EnvSpec, masked: bool, normalize: bool) -> None:
@@ -152,6 +258,11 @@ def test_the_loss_by_hand(spec: EnvSpec, masked: bool, normalize: bool) -> None:
     if isinstance(spec.action, Discrete):
         reference = Categorical(logits=outputs)
         log_prob, entropy = reference.log_prob(batch.action), reference.entropy()
+    elif isinstance(spec.action, MultiDiscrete):
+        logits = agent.policy.head(agent.policy.encoder(batch.observation)).split(list(spec.action.nvec), -1)
+        references: list[Any] = [Categorical(logits=part) for part in logits]
+        log_prob = sum(r.log_prob(a) for r, a in zip(references, batch.action.T, strict=True))
+        entropy = sum(r.entropy() for r in references)
     else:
         reference = Normal(outputs, agent.policy.log_std.exp())  # type: ignore[operator]
         log_prob, entropy = reference.log_prob(batch.action).sum(-1), reference.entropy().sum(-1)
@@ -159,7 +270,7 @@ def test_the_loss_by_hand(spec: EnvSpec, masked: bool, normalize: bool) -> None:
     if normalize:
         advantage = (advantage - advantage.mean()) / advantage.std(correction=0)
     policy_loss = -(log_prob[keep] * advantage).mean()
-    value_loss = torch.nn.functional.huber_loss(agent.critic(batch.observation)[keep], batch.value_target[keep])
+    value_loss = torch.nn.functional.huber_loss(agent.network.value(batch.observation)[keep], batch.value_target[keep])
     assert_close(metrics["policy_loss"], policy_loss)
     assert_close(metrics["value_loss"], value_loss)
     assert_close(metrics["entropy"], entropy[keep].mean())
@@ -190,7 +301,7 @@ def test_other_policy_losses(loss: PolicyLoss) -> None:
     assert learner.act(torch.arange(2), explore=False).tolist() == [1, 1]
 
 
-@pytest.mark.parametrize("action_space", [None, BOX], ids=["discrete", "box"])
+@ACTION_SPACES
 def test_one_pass_of_the_clipped_surrogate_is_the_policy_gradient(action_space: Any) -> None:
     """At a ratio of 1 the gradients are the same; epochs and minibatches of 1 included."""
     agents = [A2C(policy_loss=loss, hidden_sizes=[4]) for loss in (PolicyGradientLoss(), ClippedSurrogateLoss())]
@@ -242,7 +353,7 @@ def test_each_epoch_sees_each_step_once(epochs: int, minibatches: int, monkeypat
 
 
 @pytest.mark.parametrize("mode", MODES[:2])
-@pytest.mark.parametrize("action_space", [None, BOX], ids=["discrete", "box"])
+@ACTION_SPACES
 def test_the_loss_changes_nothing(mode: AutoresetMode, action_space: Any) -> None:
     agent = A2C(**PPO, hidden_sizes=[4])
     run(agent, start(agent, counting(mode, action_space=action_space)), 36)
@@ -255,8 +366,8 @@ def test_the_loss_changes_nothing(mode: AutoresetMode, action_space: Any) -> Non
 
 
 @pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("action_space", [None, BOX], ids=["discrete", "box"])
-@pytest.mark.parametrize("options", [{}, PPO], ids=["one pass", "ppo"])
+@ACTION_SPACES
+@pytest.mark.parametrize("options", [{}, PPO | SCHEDULE | NORMALIZE], ids=["one pass", "ppo"])
 @pytest.mark.parametrize("until", [0, 20])
 def test_a_restored_state_goes_on_bitwise(
     mode: AutoresetMode, action_space: Any, options: dict[str, Any], until: int
@@ -273,8 +384,71 @@ def test_a_restored_state_goes_on_bitwise(
     assert_same(pickled(agent.state_dict()), pickled(other.state_dict()))
 
 
+@ACTION_SPACES
+def test_a_shared_trunk_is_one_encoder(action_space: Any) -> None:
+    """The same values as of two networks with the same weights, and the sum of their gradients."""
+    shared, apart = A2C(hidden_sizes=[4], shared_trunk=True), A2C(hidden_sizes=[4])
+    envs = start(shared, counting(AutoresetMode.SAME_STEP, action_space=action_space))
+    apart.build(envs.spec)
+    count = [sum(p.numel() for p in agent.network.parameters()) for agent in (shared, apart)]
+    encoder = sum(p.numel() for p in shared.policy.encoder.parameters())
+    assert count[0] == count[1] - encoder > 0
+    state = shared.network.state_dict()
+    copied = {name.replace("policy.encoder", "critic.encoder"): value for name, value in state.items()}
+    apart.network.load_state_dict(copied | state)
+    run(shared, envs, 12)  # not yet a whole rollout
+    rows = shared.rollout.rows
+    losses = [agent._loss_of_rollout(rows) for agent in (shared, apart)]
+    assert losses[0][0] == losses[1][0]
+    together, policy_side, critic_side = (
+        torch.autograd.grad(loss[0], list(encoder.parameters()), retain_graph=True)
+        for loss, encoder in (
+            (losses[0], shared.policy.encoder),
+            (losses[1], apart.policy.encoder),
+            (losses[1], apart.network.critic.encoder or apart.network),
+        )
+    )
+    for both, one, other in zip(together, policy_side, critic_side, strict=True):
+        assert_close(both, one + other)
+        assert one.any() and other.any()
+    observation = torch.randn(3, 2)
+    assert torch.equal(shared.act(observation, explore=False), apart.act(observation, explore=False))
+
+
+COMPILED: dict[str, tuple[dict[str, Any], Any]] = {
+    "one pass": ({}, None),
+    "multi": ({"entropy_coefficient": 0.1}, MULTI),
+    "schedule": (SCHEDULE, None),
+    "normalize": (NORMALIZE | {"shared_trunk": True}, None),
+    "squash": ({"squash": True, "entropy_coefficient": 0.1}, BOX),
+    "shared": ({"shared_trunk": True}, None),
+    "masks": ({"entropy_coefficient": 0.1}, "masks"),
+}
+
+
+@pytest.mark.parametrize("name", COMPILED)
+def test_compiled_is_eager(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One graph, which stays the same one over all gradient steps."""
+    compile_without_compiler(monkeypatch)
+    options, action_space = COMPILED[name]
+    agents = [A2C(**options, hidden_sizes=[4]) for _ in range(2)]
+    rows = []
+    for agent in agents:
+        if action_space == "masks":
+            vector = make_vector([Locks] * 3, AutoresetMode.SAME_STEP)
+        else:
+            vector = counting(AutoresetMode.SAME_STEP, action_space=action_space)
+        envs = start(agent, vector, compiled=agent is agents[1])
+        torch._dynamo.utils.counters.clear()
+        rows.append(torch.stack(run(agent, envs, 180)))
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1
+    torch.testing.assert_close(rows[1], rows[0], rtol=1e-4, atol=1e-5)
+    for p, q in zip(agents[0].network.parameters(), agents[1].network.parameters(), strict=True):
+        torch.testing.assert_close(p, q, rtol=1e-4, atol=1e-5)
+
+
 def test_actions() -> None:
-    for spec, shape in ((DISCRETE, (2,)), (CONTINUOUS, (2, 2))):
+    for spec, shape in ((DISCRETE, (2,)), (CONTINUOUS, (2, 2)), (SEVERAL, (2, 2))):
         agent = A2C(hidden_sizes=[4]).build(spec)
         observation = torch.randn(2, 3)
         before = agent.generator.get_state()
@@ -305,12 +479,148 @@ def test_cut_stops_what_flows_back() -> None:
         ("discount", -0.1), ("gae_lambda", 1.1), ("rollout_length", 0), ("epochs", 0), ("minibatches", 0),
         ("entropy_coefficient", -1.0), ("value_coefficient", -1.0), ("learning_rate", 0.0), ("hidden_sizes", [0]),
         ("max_grad_norm", -1.0), ("optimizer", "Nothing"), ("optimizer_args", {"x": 1}),
-        ("epochs", 1.5), ("policy_loss", FocalLoss()), ("critic_loss", PolyLoss()),
+        ("log_std_init", float("nan")), ("epochs", 1.5), ("policy_loss", FocalLoss()), ("critic_loss", PolyLoss()),
     ],
 )  # fmt: skip
 def test_arguments_out_of_range(argument: str, value: Any) -> None:
     with pytest.raises((ValueError, TypeError), match=rf"^A2C.*{argument.removesuffix('_args')}"):
         A2C(**{argument: value})
+
+
+@pytest.mark.parametrize(
+    ("arguments", "match"),
+    [
+        ({"learning_rate_end": -1.0}, "learning_rate_end"),
+        ({"learning_rate_end": 0.0}, "learning_rate_steps"),
+        ({"learning_rate_end": 0.0, "learning_rate_steps": 1.5}, "learning_rate_steps"),
+    ],
+)
+def test_schedules_out_of_range(arguments: dict[str, Any], match: str) -> None:
+    with pytest.raises((ValueError, TypeError), match=f"^A2C: {match}"):
+        A2C(**arguments)
+
+
+def test_the_learning_rate_goes_by_environment_steps() -> None:
+    agent = A2C(**SCHEDULE, optimizer="SGD", max_grad_norm=None, hidden_sizes=[4])
+    envs = start(agent, counting(AutoresetMode.SAME_STEP))
+    assert agent.status() == {"updates": 0, "learning_rate": 0.01}
+    for steps, rate in ((15, 0.0075), (30, 0.005), (45, 0.0025), (60, 0.0), (75, 0.0)):
+        before = torch.cat([p.detach().flatten() for p in agent.network.parameters()])
+        run(agent, envs, steps)
+        assert agent.status()["learning_rate"] == agent.learner.optimizer.param_groups[0]["lr"] == pytest.approx(rate)
+        after = torch.cat([p.detach().flatten() for p in agent.network.parameters()])
+        assert torch.equal(before, after) == (rate == 0.0)
+    assert A2C().build(DISCRETE).status() == {"updates": 0}
+
+
+class Unscaled(CountingEnv):
+    """One step; the observation tells the right action in its last digit, and the reward is in thousands."""
+
+    def _observe(self) -> Any:
+        self.right = int(self.np_random.integers(2))
+        return np.array([5_000.0 + self.right, 0.0], np.float32)
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        reward = -3_000.0 * float(action != self.right)
+        return super().step(action)[0], reward, True, False, {}
+
+
+@pytest.mark.parametrize("normalize", [False, True])
+def test_numbers_of_any_scale_are_learned_from_when_normalised(normalize: bool) -> None:
+    """The two observations are told apart, and values come out in units of the return's deviation."""
+    agent = A2C(
+        rollout_length=4, optimizer="Adam", learning_rate=0.01, hidden_sizes=[16],
+        normalize_observations=normalize, normalize_rewards=normalize,
+    )  # fmt: skip
+    envs = start(agent, make_vector([partial(Unscaled, (1,), (True,))] * 16, AutoresetMode.SAME_STEP))
+    metrics = run(agent, envs, 8_000)
+    observation = torch.tensor([[5_000.0, 0.0], [5_001.0, 0.0]])
+    assert (agent.act(observation, explore=False).tolist() == [0, 1]) == normalize
+    assert (metrics[-1][agent.metric_names.index("value_loss")] < 1.0) == normalize
+
+
+def test_moments_move_with_training_alone() -> None:
+    agent = A2C(**NORMALIZE, rollout_length=5, hidden_sizes=[4], discount=0.5)
+    envs = start(agent, counting(AutoresetMode.NEXT_STEP))
+    normalizer, rewards = agent.network.normalizer, agent.reward_normalizer
+    assert normalizer is not None and rewards is not None
+    seen = []
+    for step in range(1, 11):
+        transitions = envs.step(agent.act(envs.observation))
+        assert transitions.mask is not None
+        seen.append(transitions.observation[transitions.mask])
+        agent.observe(transitions)
+        before = normalizer.mean.clone()
+        assert len(agent.update()) == (step % 5 == 0)
+        agent.act(envs.observation + 100.0, explore=False)
+        if step % 5:
+            assert torch.equal(normalizer.mean, before)
+            continue
+        all_seen = torch.cat(seen).double()
+        assert float(normalizer.count) == float(rewards.moments.count) == len(all_seen) < 3 * step
+        assert_close(normalizer.mean, all_seen.mean(0))
+        assert_close(normalizer.variance, all_seen.var(0, correction=0))
+    assert {"normalizer.mean", "normalizer.variance", "normalizer.count"} <= agent.model.state_dict().keys()
+    assert not any("returns" in name for name in agent.model.state_dict())
+
+
+def test_normalised_rewards_enter_the_advantages() -> None:
+    agent = table(**NORMALIZE, rollout_length=4, discount=0.5, gae_lambda=0.0, hidden_sizes=[4], learning_rate=1e-9)
+    plain = table(rollout_length=4, discount=0.5, gae_lambda=0.0, hidden_sizes=[4])
+    envs = start(agent, counting(AutoresetMode.SAME_STEP, action_space=spaces.Discrete(2)))
+    plain.build(envs.spec)
+    run(agent, envs, 12)
+    rows = agent.rollout.rows
+    normalizer, rewards = agent.network.normalizer, agent.reward_normalizer
+    assert normalizer is not None and rewards is not None
+    batch = agent._prepare(rows)
+    transitions = Transitions(rows, agent.layout, 0)
+    values = agent.network.critic(normalizer(transitions.observation.flatten(0, 1)))
+    following = agent.network.critic(normalizer(transitions.next_observation.flatten(0, 1)))
+    reward = transitions.reward.flatten() / rewards.moments.variance.sqrt().float()
+    discount = torch.where(transitions.terminated.flatten(), 0.0, 0.5)
+    assert_close(batch.advantage, (reward + discount * following - values).detach())
+    assert not (reward == 1.0).any()
+
+
+@pytest.mark.parametrize("empty", [False, True])
+def test_cut_ends_the_returns_too(empty: bool) -> None:
+    agent = A2C(**NORMALIZE, rollout_length=2, discount=1.0)
+    envs = start(agent, make_vector([partial(CountingEnv, (99,))], AutoresetMode.SAME_STEP))
+    run(agent, envs, 2 if empty else 3)
+    agent.cut()
+    run(agent, envs, 4)
+    assert agent.reward_normalizer is not None
+    assert agent.reward_normalizer.returns.tolist() == [2.0 if empty else 1.0]
+
+
+@pytest.mark.parametrize("space", [Discrete(4), Box((3,), torch.uint8), Box((3,), torch.bool)], ids=str)
+def test_observations_that_need_no_normalising_are_refused(space: Discrete | Box) -> None:
+    with pytest.raises(ValueError, match="normalize_observations needs observations that are a Box of numbers, got"):
+        A2C(normalize_observations=True).build(EnvSpec(space, Discrete(2), num_envs=1))
+
+
+@pytest.mark.parametrize(
+    ("env", "squash"),
+    [("Pendulum-v1", False), ("Pendulum-v1", True), ("tests.agents.worlds:Masked-v0", False)],
+    ids=["box", "squashed", "masked"],
+)
+def test_a_run_that_was_stopped_goes_on_bitwise(env: str, squash: bool, tmp_path: Path) -> None:
+    """With moments and a schedule in it; what evaluate loads acts as the agent did."""
+    options: dict[str, Any] = {"steps": 400, "num_envs": 3, "eval_episodes": 2, "tensorboard": False, "progress": False}
+    agent: dict[str, Any] = SCHEDULE | NORMALIZE | {"squash": squash, "hidden_sizes": [8], "learning_rate_steps": 300}
+    whole = train(A2C(**agent), env, run_dir=str(tmp_path), **options)
+    halved = train(A2C(**agent), env, run_dir=str(tmp_path), **options | {"steps": 200})
+    resume(halved, steps=400, progress=False)
+    assert (whole / "model.safetensors").read_bytes() == (halved / "model.safetensors").read_bytes()
+    states = [torch.load(path / "checkpoint.pt", weights_only=True)["agent"] for path in (whole, halved)]
+    assert_same(*states)
+    learner = A2C(**agent)
+    envs = Envs(make_vec(env, 2), squash=squash)
+    learner.build(envs.spec)
+    learner.network.load_state_dict(states[0]["network"])
+    assert learner.network.normalizer is not None and learner.network.normalizer.count == 390
+    assert evaluate(whole, episodes=2, seed=5).returns == play(learner, envs, 2, seed=5).returns
 
 
 def test_what_cannot_be_built_or_restored() -> None:

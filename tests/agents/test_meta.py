@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from agents import A2C, DQN
 from agents.parts.optimization import Learner
 from agents.parts.replay import Replay
 from agents.parts.rollout import Rollout
-from agents.parts.spaces import Box, Discrete, EnvSpec, Space
+from agents.parts.spaces import Box, Discrete, EnvSpec, MultiDiscrete, Space
 from agents.parts.transition import Transitions
 from rlloss import ClippedSurrogateLoss, FocalLoss, HuberLoss, PolicyGradientLoss, TDLoss
 
@@ -58,17 +59,27 @@ def test_dqn(agent: DQN, observation: Space, reset_steps: bool) -> None:
 
 @pytest.mark.parametrize("observation", OBSERVATIONS, ids=["vector", "discrete", "image"])
 @pytest.mark.parametrize("reset_steps", [False, True])
-@pytest.mark.parametrize("action", [Discrete(2), Box((2,), torch.float32, (-1.0,) * 2, (1.0,) * 2)], ids=["d", "box"])
+@pytest.mark.parametrize(
+    "action",
+    [Discrete(2), Box((2,), torch.float32, (-1.0,) * 2, (1.0,) * 2), MultiDiscrete((2, 3))],
+    ids=["d", "box", "multi"],
+)
 @pytest.mark.parametrize(
     "agent",
     [
         A2C(normalize_advantages=True),
         A2C(policy_loss=ClippedSurrogateLoss(), critic_loss=HuberLoss()),
+        A2C(shared_trunk=True),
+        A2C(squash=True),
         A2C(policy_loss=PolicyGradientLoss(FocalLoss()), entropy_coefficient=0.1),
     ],
-    ids=["plain", "clipped", "focal"],
+    ids=["plain", "clipped", "shared", "squash", "focal"],
 )
 def test_a2c(agent: A2C, observation: Space, action: Space, reset_steps: bool) -> None:
+    if isinstance(action, Box):
+        action = replace(action, squashed=agent.squash)
+    elif agent.squash:
+        return  # there are no bounds
     if isinstance(getattr(agent.policy_loss, "criterion", None), FocalLoss) and isinstance(action, Box):
         return  # refused: a density is no probability
     agent.build(EnvSpec(observation, action, num_envs=2, has_reset_steps=reset_steps))
@@ -82,6 +93,27 @@ def test_a2c(agent: A2C, observation: Space, action: Space, reset_steps: bool) -
     rows = agent.rollout.read()
     learn(agent, agent.network, agent._loss_of_rollout, rows)
     learn(agent, agent.network, agent.compute_loss, agent._prepare(rows))
+
+
+@pytest.mark.parametrize("reset_steps", [False, True])
+def test_a2c_that_normalizes(reset_steps: bool) -> None:
+    agent = A2C(normalize_observations=True, normalize_rewards=True)
+    agent.build(EnvSpec(OBSERVATIONS[0], Discrete(2), num_envs=2, has_reset_steps=reset_steps))
+    assert agent.reward_normalizer is not None
+    agent.network.to(META)
+    agent.reward_normalizer.to(META)
+    rows = torch.zeros(agent.rollout_length, 2, agent.layout.row_bytes, dtype=torch.uint8, device=META)
+    agent._see_rewards(rows)
+    learn(agent, agent.network, agent._loss_of_rollout, rows)
+    agent._see_observations(rows)
+
+
+def test_a2c_with_action_masks() -> None:
+    agent = A2C(policy_loss=ClippedSurrogateLoss())
+    agent.build(EnvSpec(OBSERVATIONS[0], Discrete(3), num_envs=2, has_action_mask=True))
+    agent.network.to(META)
+    rows = torch.zeros(agent.rollout_length, 2, agent.layout.row_bytes, dtype=torch.uint8, device=META)
+    learn(agent, agent.network, agent._loss_of_rollout, rows)
 
 
 def test_a_value_read_would_fail_here() -> None:

@@ -8,13 +8,16 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from agents import A2C, DQN
 from agents.agent import Agent
-from agents.parts.spaces import Box, Discrete, EnvSpec
+from agents.parts.spaces import Box, Discrete, EnvSpec, MultiDiscrete
 from agents.parts.transition import pack
 from rlloss import ClippedSurrogateLoss, HuberLoss, TDLoss
 
 N = 4
 SPEC = EnvSpec(Box((3,), torch.float32), Discrete(2), num_envs=N, has_reset_steps=True)
 BOX_SPEC = EnvSpec(Box((3,), torch.float32), Box((2,), torch.float32, (-1.0, -1.0), (1.0, 1.0)), num_envs=N)
+SQUASHED_SPEC = EnvSpec(Box((3,), torch.float32), Box((1,), torch.float32, (-1.0,), (1.0,), squashed=True), num_envs=N)
+MASKED_SPEC = EnvSpec(Box((3,), torch.float32), Discrete(3), num_envs=N, has_action_mask=True)
+MULTI_SPEC = EnvSpec(Box((3,), torch.float32), MultiDiscrete((2, 3)), num_envs=N)
 # Operators whose result is a value or a shape that the host has to wait for.
 READS = {
     "_local_scalar_dense", "item", "nonzero", "nonzero_numpy", "is_nonzero", "equal", "allclose", "masked_select",
@@ -61,6 +64,13 @@ AGENTS = {
     "a2c": (A2C(rollout_length=3, normalize_advantages=True), SPEC),
     "ppo": (A2C(policy_loss=ClippedSurrogateLoss(), rollout_length=4, epochs=2, minibatches=3, optimizer="Adam"), SPEC),
     "a2c box": (A2C(rollout_length=3, entropy_coefficient=0.1), BOX_SPEC),
+    "a2c schedule": (
+        A2C(rollout_length=3, shared_trunk=True, learning_rate_end=0.0, learning_rate_steps=40), SPEC,
+    ),
+    "a2c squashed": (A2C(rollout_length=3, entropy_coefficient=0.1, squash=True), SQUASHED_SPEC),
+    "a2c normalized": (A2C(rollout_length=3, normalize_observations=True, normalize_rewards=True), SPEC),
+    "a2c masks": (A2C(rollout_length=3, policy_loss=ClippedSurrogateLoss()), MASKED_SPEC),
+    "a2c multi": (A2C(rollout_length=3, entropy_coefficient=0.1), MULTI_SPEC),
 }  # fmt: skip
 
 
@@ -84,8 +94,9 @@ def test_one_transfer_in_act_and_none_elsewhere(name: str, monkeypatch: pytest.M
     updates = 0
     for step in range(12):
         observation = torch.randn(N, 3)
+        mask = torch.arange(3).expand(N, 3) != step % 3
         with Reads() as reads:
-            action = agent.act(observation)
+            action = agent.act_among(observation, mask) if spec.has_action_mask else agent.act(observation)
         assert transfers == ["cpu"] and reads.seen == []
         transfers.clear()
         flags = [step % 5 == env for env in range(N)]

@@ -100,6 +100,28 @@ class Counting(gymnasium.Env[np.ndarray, np.int64]):
         return self._observation(int(action)), reward, last and terminated, last and truncated, {}
 
 
+def possible(env: int, number: int, step: int) -> list[bool]:
+    """Which actions are possible in the masked counting environments: none after the last step of an episode."""
+    if step == episode(env, number).length:
+        return [False] * 3
+    return [step % 2 == 0, (env + number) % 3 == 0, step % 2 == 1]
+
+
+class Masked(Counting):
+    """A counting environment in which not every action is always possible; it says so, and insists on it."""
+
+    def _info(self) -> Info:
+        return {"action_mask": np.array(possible(self.number, self.episode, self.count), np.int8)}
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, Info]:
+        return super().reset(seed=seed, options=options)[0], self._info()
+
+    def step(self, action: np.int64) -> tuple[np.ndarray, float, bool, bool, Info]:
+        assert self._info()["action_mask"][action - FIRST_ACTION], f"{action} is not possible"
+        observation, reward, terminated, truncated, _ = super().step(action)
+        return observation, reward, terminated, truncated, self._info()
+
+
 class CountingVector(VectorEnv):
     """Counting environments as someone's own ``VectorEnv``: it writes into the same arrays at every step."""
 
@@ -302,7 +324,7 @@ class Wide(gymnasium.Env[np.ndarray, np.int64]):
 
 
 # "tests.agents.worlds:Chain-v0" names them on the command line.
-for _class in (Counting, Forever, Chain, Target, Pictures, Stubborn, Failing, Wide):
+for _class in (Counting, Masked, Forever, Chain, Target, Pictures, Stubborn, Failing, Wide):
     _id = f"{_class.__name__}-v0"
     if _id not in gymnasium.registry:
         gymnasium.register(_id, entry_point=f"{__name__}:{_class.__name__}", disable_env_checker=True)

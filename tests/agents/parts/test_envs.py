@@ -15,7 +15,7 @@ from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, Vecto
 
 from agents.parts.envs import Envs, can_capture, make_vec, spec_of
 from agents.parts.errors import EnvironmentFault
-from agents.parts.spaces import Box, Discrete
+from agents.parts.spaces import Box, Discrete, MultiDiscrete
 from agents.parts.transition import Transitions
 from tests.agents.worlds import (
     FIRST_ACTION,
@@ -25,6 +25,7 @@ from tests.agents.worlds import (
     CountingVector,
     Failing,
     Forever,
+    Masked,
     Pictures,
     Step,
     Stubborn,
@@ -33,6 +34,7 @@ from tests.agents.worlds import (
     counting,
     episode,
     history,
+    possible,
     sync,
 )
 
@@ -216,6 +218,75 @@ class TestSpaces:
         assert transitions.action.tolist() == action.tolist()
         assert transitions.reward.tolist() == [0.0, -0.5]  # -(1 - 0.5)^2 - (-1 + 0.5)^2
 
+    def test_squashed_actions_reach_the_bounds_and_no_further(self) -> None:
+        seen: list[list[float]] = []
+
+        class Listening(Forever):
+            action_space = spaces.Box(np.array([-1.0, 0.5], np.float32), np.array([3.0, 0.75], np.float32))  # type: ignore[assignment]
+
+            def step(self, action: Any) -> Any:
+                assert self.action_space.contains(action)
+                seen.append(action.tolist())
+                return super().step(action)
+
+        envs = Envs(sync(Listening, 1, AutoresetMode.SAME_STEP), squash=True)
+        assert envs.spec.action == Box((2,), torch.float32, (-1.0, 0.5), (3.0, 0.75), squashed=True)
+        envs.reset(0)
+        for u in ([0.0, 0.0], [50.0, -50.0], [0.5, -1.0]):
+            assert envs.step(torch.tensor([u])).action.tolist() == [u], "stored as the agent gave it"
+        middle, bounds, between = seen
+        assert middle == [1.0, 0.625]
+        assert bounds == [3.0, 0.5]
+        assert between == pytest.approx([1.0 + 2.0 * np.tanh(0.5), 0.625 + 0.125 * np.tanh(-1.0)], rel=1e-6)
+
+    @pytest.mark.parametrize(
+        "space",
+        [
+            spaces.Discrete(2),
+            spaces.Box(-np.inf, 1.0, (2,)),
+            spaces.Box(np.array([0, -np.inf]), np.ones(2), dtype=np.float64),
+        ],
+    )
+    def test_what_cannot_be_squashed(self, space: spaces.Space[Any]) -> None:
+        with pytest.raises(ValueError, match="squashed to a Box with finite bounds alone, got"):
+            spec_of(_env_of(spaces.Discrete(2), space), squash=True)
+
+    @pytest.mark.parametrize(
+        ("space", "action", "received"),
+        [
+            (spaces.MultiDiscrete([3, 4], start=[5, -2]), [[0, 3], [2, 0]], [[5, 1], [7, -2]]),
+            (
+                spaces.MultiDiscrete(np.array([[2, 3], [4, 5]])),
+                [[0, 1, 2, 3], [1, 2, 3, 4]],
+                [[[0, 1], [2, 3]], [[1, 2], [3, 4]]],
+            ),
+            (spaces.MultiBinary(2), [[0, 1], [1, 0]], [[0, 1], [1, 0]]),
+            (spaces.MultiBinary([2, 1]), [[0, 1], [1, 0]], [[[0], [1]], [[1], [0]]]),
+        ],
+        ids=str,
+    )
+    def test_several_discrete_actions_are_numbered_from_zero(
+        self, space: spaces.Space[Any], action: list[list[int]], received: list[Any]
+    ) -> None:
+        seen: list[Any] = []
+
+        class Listening(Forever):
+            action_space = space  # type: ignore[assignment]
+
+            def step(self, action: Any) -> Any:
+                assert self.action_space.contains(action), f"{action!r} is not in {self.action_space}"
+                seen.append(action.tolist())
+                return super().step(action)
+
+        envs = Envs(sync(Listening, 2, AutoresetMode.SAME_STEP))
+        nvec = np.broadcast_to(getattr(space, "nvec", 2), space.shape or ()).flatten()
+        assert envs.spec.action == MultiDiscrete(tuple(nvec.tolist()))
+        envs.reset(0)
+        transitions = envs.step(torch.tensor(action))
+        assert seen == received
+        assert transitions.action.tolist() == action
+        assert transitions.action.dtype == torch.int64
+
     @pytest.mark.parametrize(
         "space",
         [spaces.Dict({"a": spaces.Discrete(2)}), spaces.MultiBinary(3), spaces.Tuple([spaces.Discrete(2)])],
@@ -227,7 +298,7 @@ class TestSpaces:
 
     @pytest.mark.parametrize(
         "space",
-        [spaces.Box(0, 9, (2,), np.int32), spaces.MultiBinary(3)],
+        [spaces.Box(0, 9, (2,), np.int32), spaces.Tuple([spaces.Discrete(2)])],
         ids=lambda space: type(space).__name__,
     )
     def test_action_spaces_that_are_not_supported(self, space: spaces.Space[Any]) -> None:
@@ -242,6 +313,115 @@ def _env_of(observation: spaces.Space[Any], action: spaces.Space[Any] | None = N
     env.single_observation_space = observation
     env.single_action_space = spaces.Discrete(2) if action is None else action
     return env
+
+
+def mask_after(observation: torch.Tensor) -> list[bool]:
+    env, number, step, _ = (int(x) for x in observation.tolist())
+    return possible(env, number, step)
+
+
+class TestActionMasks:
+    @pytest.fixture(params=[(kind, mode) for kind in ("sync", "async") for mode in MODES], ids=str)
+    def masked(self, request: pytest.FixtureRequest) -> Any:
+        kind, mode = request.param
+        cls = SyncVectorEnv if kind == "sync" else AsyncVectorEnv
+        made = Envs(cls([Masked] * 3, autoreset_mode=mode))
+        yield made
+        made.close()
+
+    def test_masks_are_those_of_their_observations(self, masked: Envs, generator: torch.Generator) -> None:
+        assert not masked.spec.has_action_mask
+        masked.reset(0)
+        assert masked.spec.has_action_mask and masked.layout.has_action_mask
+        ends = 0
+        for _ in range(40):
+            mask = masked.action_mask
+            assert mask is not None and mask.dtype == torch.bool and mask.any(1).all()
+            before = mask.clone()
+            transitions = masked.step(torch.multinomial(mask.float(), 1, generator=generator).squeeze(1))
+            assert transitions.action_mask is not None and transitions.next_action_mask is not None
+            assert torch.equal(transitions.action_mask, before)
+            for i in valid_rows(transitions):
+                assert transitions.action_mask[i].tolist() == mask_after(transitions.observation[i])
+                assert transitions.next_action_mask[i].tolist() == mask_after(transitions.next_observation[i])
+                ends += bool(transitions.terminated[i] | transitions.truncated[i])
+        assert ends > 20
+
+    def test_a_restored_mask_is_the_one_to_act_with(self) -> None:
+        for mode in MODES:
+            envs, copied = (Envs(sync(Masked, 3, mode)) for _ in range(2))
+            envs.reset(0)
+            for _ in range(9):
+                assert envs.action_mask is not None
+                envs.step(envs.action_mask.int().argmax(1))
+                copied.load_state_dict(copy.deepcopy(envs.state_dict()), seed=9)
+                assert copied.spec == envs.spec
+                assert copied.action_mask is not None and torch.equal(copied.action_mask, envs.action_mask)
+                one = envs.action_mask.int().argmax(1)
+                original = Envs(sync(Masked, 3, mode))
+                original.load_state_dict(copy.deepcopy(envs.state_dict()), seed=9)
+                assert torch.equal(original.step(one).packed, copied.step(one).packed)
+
+    def test_masks_of_gymnasium_s_taxi(self) -> None:
+        newest = max(name for name in gymnasium.registry if name.startswith("Taxi-v"))
+        envs = Envs(make_vec(newest, 4))
+        envs.reset(0)
+        assert envs.action_mask is not None and not envs.action_mask.all()
+        assert envs.action_mask.shape == (4, 6)
+
+    def test_who_says_nothing_has_all(self) -> None:
+        """One environment of two, and one step of two."""
+
+        class Moody(Forever):
+            def step(self, action: np.int64) -> Any:
+                *rest, info = super().step(action)
+                return *rest, {"action_mask": [False, True]} if self.count == 2 and self.limit == 9 else info
+
+        class First(Moody):
+            def reset(self, **options: Any) -> Any:
+                return super().reset(**options)[0], {"action_mask": np.array([1, 0])}
+
+        envs = Envs(SyncVectorEnv([First, lambda: Moody(9)], autoreset_mode=AutoresetMode.SAME_STEP))
+        envs.reset(0)
+        masks = [envs.action_mask]
+        for _ in range(2):
+            envs.step(torch.zeros(2, dtype=torch.int64))
+            masks.append(envs.action_mask)
+        assert [None if mask is None else mask.tolist() for mask in masks] == [
+            [[True, False], [True, True]],
+            [[True, True], [True, True]],
+            [[True, True], [False, True]],
+        ]
+
+    def test_masks_of_other_spaces_are_none_of_ours(self) -> None:
+        class Continuous(Target):
+            def reset(self, **options: Any) -> Any:
+                return super().reset(**options)[0], {"action_mask": np.ones(2, np.int8)}
+
+        envs = Envs(sync(Continuous, 2, AutoresetMode.SAME_STEP))
+        envs.reset(0)
+        assert envs.action_mask is None and not envs.spec.has_action_mask
+
+    @pytest.mark.parametrize(
+        ("mask", "text"),
+        [
+            (np.zeros(2, np.int8), "environment 0: no action is possible at step 0"),
+            (np.ones(3, np.int8), "an environment's action mask does not fit its 2 actions at step 0"),
+        ],
+    )
+    @pytest.mark.parametrize("at_reset", [True, False])
+    def test_masks_that_are_faults(self, mask: np.ndarray, text: str, at_reset: bool) -> None:
+        class Wrong(Forever):
+            def reset(self, **options: Any) -> Any:
+                return super().reset(**options)[0], {"action_mask": mask if at_reset else np.ones(2, np.int8)}
+
+            def step(self, action: np.int64) -> Any:
+                return *super().step(action)[:4], {"action_mask": mask}
+
+        envs = Envs(sync(Wrong, 2, AutoresetMode.SAME_STEP))
+        with pytest.raises(EnvironmentFault, match=text):
+            envs.reset(0)
+            envs.step(torch.zeros(2, dtype=torch.int64))
 
 
 class TestMakeVec:

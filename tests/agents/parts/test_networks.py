@@ -6,19 +6,22 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.distributions import Categorical, Normal
+from torch.distributions import Categorical, Normal, TransformedDistribution
+from torch.distributions.transforms import TanhTransform
 
 from agents.parts.networks import (
     Activation,
     CategoricalPolicy,
     GaussianPolicy,
+    MultiCategoricalPolicy,
     QNetwork,
+    SquashedGaussianPolicy,
     ValueNetwork,
     is_image,
     make_encoder,
     orthogonal_,
 )
-from agents.parts.spaces import Box, Discrete, Space
+from agents.parts.spaces import Box, Discrete, MultiDiscrete, Space
 from tests.conftest import assert_close
 
 ACTIVATIONS: list[Activation] = ["relu", "tanh"]
@@ -174,6 +177,70 @@ def test_categorical_samples_have_the_right_frequencies() -> None:
     assert policy.sample(impossible, generator).sum() == 0
 
 
+def test_noise_of_zero_does_not_make_the_impossible_possible(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Exponential noise may be 0 once in some ten million draws."""
+    policy = CategoricalPolicy(Discrete(1), Discrete(2), hidden_sizes=[], activation="tanh")
+    monkeypatch.setattr(Tensor, "exponential_", lambda self, generator: self.zero_())
+    assert policy.sample(torch.tensor([[-math.inf, 0.0]]), torch.Generator()).tolist() == [1]
+
+
+def test_impossible_actions_are_as_if_they_were_not_there() -> None:
+    policy = CategoricalPolicy(Box((4,), torch.float32), Discrete(5), hidden_sizes=[6], activation="tanh")
+    observation = torch.randn(7, 4) * 5
+    mask = torch.tensor([True, False, True, True, False]).expand(7, 5)
+    kept = torch.tensor([0, 2, 3])
+    logits, place = policy(observation), torch.arange(7) % 3
+    among = policy.among(logits, mask)
+    reference: Any = Categorical(logits=logits[:, kept])
+    assert_close(policy.log_prob(among, kept[place]), reference.log_prob(place))
+    assert_close(policy.entropy_loss(among, None), -reference.entropy().mean())
+    assert torch.equal(policy.mode(among), kept[logits[:, kept].argmax(-1)])
+    drawn = policy.sample(among.repeat(500, 1), torch.Generator().manual_seed(0))
+    assert set(drawn.tolist()) <= set(kept.tolist())
+    loss = policy.log_prob(among, kept[place]).sum() + policy.entropy_loss(among, None)
+    expected = reference.log_prob(place).sum() - reference.entropy().mean()
+    ours, theirs = (torch.autograd.grad(x, policy.head.weight, retain_graph=True)[0] for x in (loss, expected))
+    assert_close(ours, theirs)
+
+
+@pytest.mark.parametrize("nvec", [(3,), (4, 4), (2, 5, 3)])
+def test_several_discrete_actions_are_as_many_distributions(nvec: tuple[int, ...]) -> None:
+    space = Box((4,), torch.float32)
+    policy = MultiCategoricalPolicy(space, MultiDiscrete(nvec), hidden_sizes=[6], activation="tanh")
+    x = torch.randn(7, 4) * 5
+    action = torch.stack([torch.arange(7) % n for n in nvec], -1)
+    logits = policy(x)
+    assert logits.shape == (7, len(nvec), max(nvec))
+    references: list[Any] = [Categorical(logits=part) for part in policy.head(policy.encoder(x)).split(list(nvec), -1)]
+    log_prob = torch.stack([r.log_prob(a) for r, a in zip(references, action.T, strict=True)]).sum(0)
+    entropy = torch.stack([r.entropy() for r in references]).sum(0)
+    assert_close(policy.log_prob(logits, action), log_prob)
+    assert_close(policy.entropy_loss(logits, None), -entropy.mean())
+    mask = torch.tensor([True, False] * 3 + [True])
+    assert_close(policy.entropy_loss(logits, mask), -entropy[mask].mean())
+    assert_close(policy.mode(logits), torch.stack([r.logits.argmax(-1) for r in references], -1))
+    ours = torch.autograd.grad(
+        policy.log_prob(logits, action).sum() + policy.entropy_loss(logits, None), policy.head.weight, retain_graph=True
+    )
+    theirs = torch.autograd.grad(log_prob.sum() - entropy.mean(), policy.head.weight)
+    assert_close(ours[0], theirs[0])
+    assert "positions" not in policy.state_dict()
+
+
+def test_samples_of_several_discrete_actions() -> None:
+    policy = MultiCategoricalPolicy(Discrete(1), MultiDiscrete((2, 3)), hidden_sizes=[], activation="tanh")
+    probability = [torch.tensor([0.9, 0.1]), torch.tensor([0.2, 0.5, 0.3])]
+    policy.head.bias.data.copy_(torch.cat(probability).log())
+    policy.head.weight.data.zero_()
+    n = 30_000
+    sample = policy.sample(policy(torch.zeros(n, dtype=torch.int64)), torch.Generator().manual_seed(0))
+    assert sample.shape == (n, 2)
+    joint = torch.bincount(sample[:, 0] * 3 + sample[:, 1], minlength=6)
+    expected = n * torch.outer(*probability).flatten()
+    assert joint.shape == (6,), "a choice that does not exist was drawn"
+    assert float(((joint - expected).square() / expected).sum()) < 22.1  # 99.95 %, 5 degrees
+
+
 @pytest.mark.parametrize("shape", [(), (1,), (2, 3)])
 def test_gaussian_policy_is_the_distribution(shape: tuple[int, ...]) -> None:
     policy = GaussianPolicy(Box((4,), torch.float32), Box(shape, torch.float32), hidden_sizes=[6], activation="tanh")
@@ -188,6 +255,66 @@ def test_gaussian_policy_is_the_distribution(shape: tuple[int, ...]) -> None:
     assert_close(policy.entropy_loss(mean, None), -reference.entropy().sum(-1).mean())
     assert policy.mode(mean).shape == (7, *shape)
     assert torch.equal(policy.mode(mean).flatten(), mean.flatten())
+
+
+def test_the_standard_deviation_begins_where_it_is_told() -> None:
+    policy = GaussianPolicy(
+        Discrete(1), Box((2,), torch.float32), hidden_sizes=[], activation="tanh", log_std_init=-1.5
+    )
+    assert policy.log_std.tolist() == [-1.5, -1.5]
+
+
+def make_squashed(shape: tuple[int, ...] = (2,), **changes: Any) -> SquashedGaussianPolicy:
+    return SquashedGaussianPolicy(
+        Box((4,), torch.float32), Box(shape, torch.float32), hidden_sizes=[6], activation="tanh", **changes
+    )
+
+
+@pytest.mark.parametrize("shape", [(), (3,), (2, 2)])
+def test_squashed_policy_is_the_distribution(shape: tuple[int, ...]) -> None:
+    policy = make_squashed(shape, log_std_init=-0.5).double()
+    size = math.prod(shape)
+    mean = policy(torch.randn(7, 4, dtype=torch.float64))
+    u = torch.randn(7, *shape, dtype=torch.float64)
+    reference: Any = TransformedDistribution(Normal(mean, policy.log_std.exp()), TanhTransform())
+    expected = reference.log_prob(torch.tanh(u.reshape(7, size))).sum(-1)
+    assert_close(policy.log_prob(mean, u), expected, dtype=torch.float32)
+    assert torch.equal(policy.mode(mean).flatten(), mean.flatten())
+    assert policy.state_dict().keys() == GaussianPolicy.state_dict(policy).keys() - {"nodes", "node_weights"}
+
+
+def test_squashed_density_is_finite_where_tanh_is_1() -> None:
+    policy = make_squashed((1,))
+    mean = torch.tensor([[0.0], [-40.0]], requires_grad=True)
+    u = torch.tensor([[40.0], [-40.0]])
+    assert (torch.tanh(u).abs() == 1.0).all()
+    log_prob = policy.log_prob(mean, u)
+    normal = -0.5 * torch.tensor([1600.0, 0.0]) - 0.5 * math.log(2.0 * math.pi)
+    assert_close(log_prob, normal - 2.0 * (math.log(2.0) - 40.0))
+    (gradient,) = torch.autograd.grad(log_prob.sum(), mean)
+    assert_close(gradient, torch.tensor([[40.0], [0.0]]))
+
+
+@pytest.mark.parametrize(("log_std", "error"), [(-2.0, 1e-5), (0.0, 1e-4), (math.log(2.0), 4e-3)])
+def test_entropy_of_the_squashed_policy_is_the_integral(log_std: float, error: float) -> None:
+    """Against minus the integral of p log p over actions, by the midpoint rule in u."""
+    policy = make_squashed((2,), log_std_init=log_std)
+    mean = torch.tensor([[0.0, 1.0], [-2.0, 0.3], [0.5, 3.0]])
+    std = math.exp(log_std)
+    u = torch.linspace(-12.0, 12.0, 200_001, dtype=torch.float64).unsqueeze(-1)
+    entropy = []
+    for pair in mean.double():
+        normal: Any = Normal(pair, std)
+        a = torch.tanh(pair + std * u)
+        log_p = normal.log_prob(pair + std * u) - torch.log1p(-a.square()).clamp(min=-80.0)
+        weight = normal.log_prob(pair + std * u).exp() * std * (u[1] - u[0])
+        entropy.append(-(weight * log_p).sum())
+    expected = torch.stack(entropy).float()
+    for keep in (None, torch.tensor([True, False, True])):
+        wanted = -(expected if keep is None else expected[keep]).mean()
+        torch.testing.assert_close(policy.entropy_loss(mean, keep).detach(), wanted, rtol=0.0, atol=2 * error)
+    loss = policy.entropy_loss(mean.requires_grad_(), None)
+    assert torch.autograd.grad(loss, mean)[0][2, 1] > 0, "a mean near the bound comes back"
 
 
 def test_gaussian_samples_have_the_right_moments() -> None:
@@ -205,7 +332,11 @@ def test_value_network() -> None:
     network = ValueNetwork(Box((4,), torch.float32), hidden_sizes=[6], activation="tanh")
     x = torch.randn(7, 4)
     assert network(x).shape == (7,)
+    assert network.encoder is not None
     assert_close(network(x), network.head(network.encoder(x))[:, 0])
+    of_features = ValueNetwork(Discrete(9), hidden_sizes=[6], activation="tanh", features=4)
+    assert [name for name, _ in of_features.named_parameters()] == ["head.weight", "head.bias"]
+    assert_close(of_features(x), of_features.head(x)[:, 0])
 
 
 @pytest.mark.parametrize("head_gain", [0.01, 1.0])

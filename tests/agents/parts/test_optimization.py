@@ -241,14 +241,79 @@ def test_one_process_may_train_many(monkeypatch: pytest.MonkeyPatch) -> None:
         make_learner(make_module(), compiled=True).step(*batches(1)[0])
 
 
+SCHEDULE: dict[str, Any] = {"learning_rate": 0.04, "learning_rate_end": 0.01, "learning_rate_steps": 6}
+
+
+@pytest.mark.parametrize(("name", "arguments"), CASES)
+def test_a_schedule_is_the_optimiser_with_other_rates(name: str, arguments: dict[str, Any]) -> None:
+    module, reference = make_module(), make_module()
+    learner = make_learner(module, name, optimizer_args=arguments, **SCHEDULE)
+    optimizer = getattr(torch.optim, name)(reference.parameters(), lr=0.04, **arguments)
+    for k, (x, y) in enumerate(batches(8)):
+        learner.schedule(k)
+        learner.step(x, y)
+        optimizer.param_groups[0]["lr"] = 0.04 - 0.03 * min(k, 6) / 6
+        optimizer.zero_grad()
+        (reference(x) - y).square().mean().backward()
+        optimizer.step()
+    for p, q in zip(module.parameters(), reference.parameters(), strict=True):
+        assert torch.allclose(p, q, rtol=2e-5, atol=2e-6)
+    assert learner.learning_rate_at(4) == pytest.approx(0.02)
+
+
+def test_without_an_end_the_rate_stays() -> None:
+    learner = make_learner(make_module(), "SGD")
+    learner.schedule(1_000)
+    assert learner.optimizer.param_groups[0]["lr"] == learner.learning_rate_at(1_000) == 0.01
+
+
+@pytest.mark.parametrize(("name", "arguments"), CASES)
+def test_a_schedule_needs_no_other_graph(name: str, arguments: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    compile_without_compiler(monkeypatch)
+    graphs, modules = [], []
+    for compiled, schedule in ((True, {}), (True, SCHEDULE), (False, SCHEDULE)):
+        torch._dynamo.reset()
+        torch._dynamo.utils.counters.clear()
+        modules.append(make_module())
+        learner = make_learner(modules[-1], name, compiled=compiled, optimizer_args=arguments, **schedule)
+        for k, batch in enumerate(batches(8)):
+            learner.schedule(k)
+            learner.step(*batch)
+        graphs.append(torch._dynamo.utils.counters["stats"]["unique_graphs"])
+    assert graphs[0] == graphs[1]
+    for p, q in zip(modules[1].parameters(), modules[2].parameters(), strict=True):
+        torch.testing.assert_close(p, q, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("crossed", [False, True])
+def test_a_schedule_goes_on_where_it_was(compiled: bool, crossed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    compile_without_compiler(monkeypatch)
+    module, other = make_module(), make_module()
+    learner = make_learner(module, compiled=compiled, **SCHEDULE)
+    restored = make_learner(other, compiled=compiled != crossed, **SCHEDULE)
+    for k, batch in enumerate(batches(8)):
+        if k == 4:
+            other.load_state_dict(copy.deepcopy(module.state_dict()))
+            restored.load_state_dict(copy.deepcopy(learner.state_dict()))
+        for each in (learner, restored) if k >= 4 else (learner,):
+            each.schedule(k)
+            each.step(*batch)
+    for p, q in zip(module.parameters(), other.parameters(), strict=True):
+        assert torch.equal(p, q) or (crossed and torch.allclose(p, q, rtol=1e-4, atol=1e-5))
+
+
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
-def test_a_whole_step_is_one_graph() -> None:
+@pytest.mark.parametrize("schedule", [{}, SCHEDULE], ids=["constant", "schedule"])
+def test_a_whole_step_is_one_graph(schedule: dict[str, Any]) -> None:
     torch._dynamo.reset()
     torch._dynamo.utils.counters.clear()
     eager, compiled = make_module(), make_module()
-    a = make_learner(eager, max_grad_norm=0.5)
-    b = make_learner(compiled, max_grad_norm=0.5, compiled=True)
-    for batch in batches(4):
+    a = make_learner(eager, max_grad_norm=0.5, **schedule)
+    b = make_learner(compiled, max_grad_norm=0.5, compiled=True, **schedule)
+    for k, batch in enumerate(batches(4)):
+        a.schedule(k)
+        b.schedule(k)
         assert_close(b.step(*batch), a.step(*batch))
     for p, q in zip(compiled.parameters(), eager.parameters(), strict=True):
         assert_close(p, q)

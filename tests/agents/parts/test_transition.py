@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 
-from agents.parts.spaces import Box, Discrete, EnvSpec, Space
+from agents.parts.spaces import Box, Discrete, EnvSpec, MultiDiscrete, Space
 from agents.parts.transition import Layout, Transitions, pack
 
 OBSERVATIONS: list[Space] = [
@@ -17,12 +19,14 @@ OBSERVATIONS: list[Space] = [
     Box((3,), torch.bool),
     Discrete(7),
 ]
-ACTIONS: list[Space] = [Discrete(4), Box((3,), torch.float32), Box((2, 2), torch.float32)]
+ACTIONS: list[Space] = [Discrete(4), MultiDiscrete((3, 5)), Box((3,), torch.float32), Box((2, 2), torch.float32)]
 
 
 def values(space: Space, n: int, generator: torch.Generator) -> torch.Tensor:
     if isinstance(space, Discrete):
         return torch.randint(space.n, (n,), generator=generator)
+    if isinstance(space, MultiDiscrete):
+        return torch.stack([torch.randint(high, (n,), generator=generator) for high in space.nvec], -1)
     if space.dtype == torch.float32:
         return torch.randn(n, *space.shape, generator=generator)
     return torch.randint(2 if space.dtype == torch.bool else 256, (n, *space.shape), generator=generator).to(
@@ -55,6 +59,24 @@ def test_fields_come_back(observation: Space, action: Space, generator: torch.Ge
             assert got.dtype == field.dtype
             assert torch.equal(got, field[order]), name
             assert torch.equal(got, getattr(read, "mask" if name == "valid" else name))
+
+
+def test_action_masks_are_kept_where_there_are_any() -> None:
+    arguments: dict[str, Any] = {
+        "observation": [0, 1], "action": [1, 0], "reward": [0.0, 1.0], "next_observation": [1, 1],
+        "terminated": [False, True], "truncated": [False, False],
+    }  # fmt: skip
+    mask, next_mask = [[True, False, True], [False, True, True]], [[False, True, False], [True, True, False]]
+    without = pack(Layout(EnvSpec(Discrete(2), Discrete(3), num_envs=2)), **arguments)
+    assert without.action_mask is None and without.next_action_mask is None
+    layout = Layout(EnvSpec(Discrete(2), Discrete(3), num_envs=2, has_action_mask=True))
+    rows = pack(layout, **arguments, action_mask=mask, next_action_mask=next_mask)
+    assert rows.action_mask is not None and rows.next_action_mask is not None
+    assert rows.action_mask.tolist() == mask
+    assert rows.next_action_mask.tolist() == next_mask
+    assert rows.reward.tolist() == [0.0, 1.0]
+    everything = pack(layout, **arguments)
+    assert everything.action_mask is not None and everything.action_mask.all()
 
 
 def test_no_mask_where_every_row_is_a_transition() -> None:
