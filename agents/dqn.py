@@ -12,17 +12,17 @@ from agents.agent import Agent, Metrics, masked_mean
 from agents.parts.acting import chain
 from agents.parts.exploration import linear_schedule
 from agents.parts.hyperparameters import check_learning, check_loss
-from agents.parts.networks import Activation, QNetwork
+from agents.parts.networks import Activation, QNetwork, draw_noise
 from agents.parts.optimization import Learner, flatten_parameters
-from agents.parts.replay import Batch, Replay
+from agents.parts.replay import Batch, PrioritizedReplay, Replay
 from agents.parts.spaces import Discrete
 from agents.parts.transition import Transitions
-from rlloss.core.checks import check_integer, check_number, check_positive
+from rlloss.core.checks import check_integer, check_non_negative, check_number, check_positive
 from rlloss.rl.value import TDLoss, ValueLoss
 
 
 class DQN(Agent):
-    """Deep Q-network; double, dueling and n-step by configuration. Discrete actions.
+    """Deep Q-network; double, dueling, n-step, prioritized and noisy by configuration. Discrete actions.
 
     All counts of steps are environment steps, summed over environments.
 
@@ -31,6 +31,8 @@ class DQN(Agent):
         discount: Discount factor gamma, in [0, 1].
         n_step: Rewards per target, >= 1.
         dueling: Split the network's head into value and advantage.
+        noisy: Explore by learned noise on the weights of all linear layers, drawn anew at every step; epsilon still
+            does what it is told. Greedy actions come from the mean weights.
         hidden_sizes: Widths of the MLP's hidden layers (images go through the Nature CNN instead,
             small ones through one convolution before).
         activation: Activation of the MLP.
@@ -40,6 +42,12 @@ class DQN(Agent):
         max_grad_norm: Largest norm of the gradient, > 0; null for no clipping.
         batch_size: Transitions per gradient step, >= 1.
         replay_capacity: Transitions kept, >= batch_size.
+        priority_exponent: How much more often transitions of a large TD error are replayed, alpha >= 0; 0 for uniform
+            replay, 0.5 to 0.7 in the papers.
+        importance_exponent_start: How much of the bias of prioritized replay the weights of the loss take away at
+            first, beta, in [0, 1].
+        importance_exponent_end: How much in the end, in [0, 1].
+        importance_steps: Environment steps from the one to the other, >= 0; the papers take the whole run's.
         replay_ratio: Gradient steps per environment step, > 0: 0.1 is one for every ten steps.
         learning_starts: Environment steps before the first gradient step, >= 0.
         target_update_every: Gradient steps between two updates of the target network, >= 1.
@@ -68,6 +76,7 @@ class DQN(Agent):
         discount: float = 0.99,
         n_step: int = 1,
         dueling: bool = False,
+        noisy: bool = False,
         hidden_sizes: list[int] | None = None,
         activation: Activation = "relu",
         optimizer: str = "Adam",
@@ -76,6 +85,10 @@ class DQN(Agent):
         max_grad_norm: float | None = 10.0,
         batch_size: int = 128,
         replay_capacity: int = 50_000,
+        priority_exponent: float = 0.0,
+        importance_exponent_start: float = 0.4,
+        importance_exponent_end: float = 1.0,
+        importance_steps: int = 50_000,
         replay_ratio: float = 0.1,
         learning_starts: int = 1_000,
         target_update_every: int = 100,
@@ -88,6 +101,7 @@ class DQN(Agent):
         self.discount = discount
         self.n_step = n_step
         self.dueling = dueling
+        self.noisy = noisy
         self.hidden_sizes = [128, 128] if hidden_sizes is None else hidden_sizes
         self.activation: Activation = activation
         self.optimizer = optimizer
@@ -96,6 +110,10 @@ class DQN(Agent):
         self.max_grad_norm = max_grad_norm
         self.batch_size = batch_size
         self.replay_capacity = replay_capacity
+        self.priority_exponent = priority_exponent
+        self.importance_exponent_start = importance_exponent_start
+        self.importance_exponent_end = importance_exponent_end
+        self.importance_steps = importance_steps
         self.replay_ratio = replay_ratio
         self.learning_starts = learning_starts
         self.target_update_every = target_update_every
@@ -120,11 +138,12 @@ class DQN(Agent):
         for name in ("n_step", "batch_size", "target_update_every"):
             check_integer("DQN", name, getattr(self, name), low=1)
         check_integer("DQN", "replay_capacity", self.replay_capacity, low=max(self.batch_size, self.n_step))
-        for name in ("learning_starts", "epsilon_steps"):
+        for name in ("learning_starts", "epsilon_steps", "importance_steps"):
             check_integer("DQN", name, getattr(self, name))
         check_positive("DQN", replay_ratio=self.replay_ratio)
+        check_non_negative("DQN", priority_exponent=self.priority_exponent)
         check_number("DQN", "target_update_rate", self.target_update_rate, low=0.0, high=1.0, low_open=True)
-        for name in ("epsilon_start", "epsilon_end"):
+        for name in ("epsilon_start", "epsilon_end", "importance_exponent_start", "importance_exponent_end"):
             check_number("DQN", name, getattr(self, name), low=0.0, high=1.0)
 
     def _build(self) -> None:
@@ -144,6 +163,7 @@ class DQN(Agent):
             hidden_sizes=self.hidden_sizes,
             activation=self.activation,
             dueling=self.dueling,
+            noisy=self.noisy,
         ).to(self.device)
         self.learner = Learner(
             "DQN",
@@ -158,8 +178,16 @@ class DQN(Agent):
         self.encode = chain(self.network.encoder)
         self.target_network = copy.deepcopy(self.network).requires_grad_(False)
         self.target_parameters = flatten_parameters(self.target_network).requires_grad_(False)
+        # Where a gradient step, one graph when compiled, leaves the errors that priorities are made of.
+        self.td_error = torch.zeros(self.batch_size, device=self.device)
         self.replay: Replay | None = None
         self.updates = 0
+
+    def _make_replay(self) -> Replay:
+        arguments = self.layout, self.replay_capacity, self.spec.num_envs, self.device
+        if self.priority_exponent == 0.0:
+            return Replay(*arguments)
+        return PrioritizedReplay(*arguments, n_step=self.n_step, exponent=self.priority_exponent)
 
     @property
     def model(self) -> nn.Module:
@@ -171,10 +199,20 @@ class DQN(Agent):
         """Probability of a random action."""
         return linear_schedule(self.epsilon_start, self.epsilon_end, self.epsilon_steps, self.steps)
 
+    @property
+    def importance_exponent(self) -> float:
+        """How much of the bias of prioritized replay the weights take away, beta."""
+        start, end = self.importance_exponent_start, self.importance_exponent_end
+        return linear_schedule(start, end, self.importance_steps, self.steps)
+
     @torch.no_grad()
     def act(self, observation: Tensor, *, explore: bool = True) -> Tensor:
-        """Epsilon-greedy, with one coin per environment."""
-        action = self.loss.q_values(self.network.heads(self.encode(observation))).argmax(-1)
+        """Epsilon-greedy, with one coin per environment; the weights' noise is that of all environments."""
+        if explore and self.noisy:
+            outputs = self.network(observation, self._draw_noise(1)[0])
+        else:
+            outputs = self.network.heads(self.encode(observation))
+        action = self.loss.q_values(outputs).argmax(-1)
         if explore:
             size, device = action.shape, self.device
             coin = torch.rand(size, generator=self.generator, device=device)
@@ -182,10 +220,13 @@ class DQN(Agent):
             action = torch.where(coin < self.epsilon, random, action)
         return action.cpu()
 
+    def _draw_noise(self, count: int) -> Tensor:
+        return draw_noise(count, self.network.noise_size, self.generator)
+
     def observe(self, transitions: Transitions) -> None:
         """Store one step of all environments."""
         if self.replay is None:  # made late: an evaluation needs none
-            self.replay = Replay(self.layout, self.replay_capacity, self.spec.num_envs, self.device)
+            self.replay = self._make_replay()
         self.replay.write(transitions)
         self.steps += transitions.count
 
@@ -194,12 +235,24 @@ class DQN(Agent):
         if self.replay is not None:
             self.replay.cut()
 
-    def compute_loss(self, batch: Batch) -> tuple[Tensor, Metrics]:
-        """The value loss of sampled transitions."""
-        outputs = self.network(batch.observation)
+    def compute_loss(self, batch: Batch, noise: Tensor | None = None) -> tuple[Tensor, Metrics]:
+        """The value loss of sampled transitions.
+
+        Args:
+            batch: The transitions.
+            noise: ``(3, noise_size)``, of the weights of the online network, of the target network, and of the online
+                network when it chooses the successor's action; None for the mean weights.
+        """
+        loss, metrics, _ = self._compute_loss(batch, noise)
+        return loss, metrics
+
+    def _compute_loss(self, batch: Batch, noise: Tensor | None) -> tuple[Tensor, Metrics, Tensor]:
+        """Loss, metrics, and the TD error of each transition."""
+        noise_online, noise_target, noise_selector = (None, None, None) if noise is None else noise.unbind()
+        outputs = self.network(batch.observation, noise_online)
         with torch.no_grad():
-            next_outputs = self.target_network(batch.next_observation)
-            selector = self.network(batch.next_observation) if self.loss.double else None
+            next_outputs = self.target_network(batch.next_observation, noise_target)
+            selector = self.network(batch.next_observation, noise_selector) if self.loss.double else None
         loss, td_error = self.loss(
             outputs,
             batch.action,
@@ -207,19 +260,27 @@ class DQN(Agent):
             batch.discount,
             next_outputs,
             selector_outputs=selector,
+            weight=batch.weight,
             mask=batch.mask,
         )
         q_value = self.loss.q_values(outputs.detach()).mean(-1)
-        return loss, {
+        metrics = {
             "loss": loss.detach(),
             "q_value": masked_mean(q_value, batch.mask),
             "td_error": masked_mean(td_error.abs(), batch.mask),
         }
+        return loss, metrics, td_error
 
-    def _loss_at(self, index: Tensor) -> tuple[Tensor, Metrics]:
-        """The loss of the transitions that the replay drew."""
+    def _loss_at(
+        self, index: Tensor, weight: Tensor | None = None, noise: Tensor | None = None
+    ) -> tuple[Tensor, Metrics]:
+        """The loss of the transitions that the replay drew; where they are weighted, keeps their TD errors."""
         assert self.replay is not None
-        return self.compute_loss(self.replay.gather(index, self.discount))
+        batch = self.replay.gather(index, self.discount)._replace(weight=weight)
+        loss, metrics, td_error = self._compute_loss(batch, noise)
+        if weight is not None:
+            self.td_error.copy_(td_error)
+        return loss, metrics
 
     def update(self) -> list[Tensor]:
         """Take as many gradient steps as the replay ratio asks for by now."""
@@ -229,7 +290,13 @@ class DQN(Agent):
         return [self._gradient_step(self.replay) for _ in range(due)]
 
     def _gradient_step(self, replay: Replay) -> Tensor:
-        metrics = self.learner.step(replay.draw(self.batch_size, self.n_step, self.generator))
+        index = replay.draw(self.batch_size, self.n_step, self.generator)
+        noise = self._draw_noise(3) if self.noisy else None
+        if isinstance(replay, PrioritizedReplay):
+            metrics = self.learner.step(index, replay.weights(index, self.importance_exponent), noise)
+            replay.update(index, self.td_error)
+        else:
+            metrics = self.learner.step(index, None, noise)
         self.updates += 1
         if self.updates % self.target_update_every == 0:
             self._update_target()
@@ -270,7 +337,7 @@ class DQN(Agent):
         self.learner.load_state_dict(state["learner"])
         self.replay = None
         if state["replay"] is not None:
-            self.replay = Replay(self.layout, self.replay_capacity, self.spec.num_envs, self.device)
+            self.replay = self._make_replay()
             self.replay.load_state_dict(state["replay"])
         self.generator.set_state(state["generator"].cpu())
         self.steps = int(state["steps"])

@@ -136,11 +136,57 @@ def _append_nature_cnn(layers: list[nn.Module], space: Box) -> tuple[nn.Sequenti
     return nn.Sequential(*layers), 512
 
 
+class NoisyLinear(nn.Linear):
+    """A linear layer with learned, factorised Gaussian noise on its weights and biases.
+
+    ``y = (W + S * f_out f_in^T) x + b + s * f_out``: W and b are ``weight`` and ``bias``, S and s are ``weight_scale``
+    and ``bias_scale``. The noise ``(f_in, f_out)``, from :func:`draw_noise`, is an argument and no part of the layer;
+    without it the layer is the linear one of the mean weights.
+
+    Args:
+        in_features: Size of an input.
+        out_features: Size of an output.
+        scale: First value of the scales, times the square root of ``in_features``: sigma_0.
+
+    Reference:
+        Fortunato et al., "Noisy Networks for Exploration", ICLR 2018.
+    """
+
+    def __init__(self, in_features: int, out_features: int, *, scale: float = 0.5) -> None:
+        super().__init__(in_features, out_features)
+        first = scale / math.sqrt(in_features)
+        self.weight_scale = nn.Parameter(torch.full_like(self.weight, first))
+        self.bias_scale = nn.Parameter(torch.full_like(self.bias, first))
+
+    @property
+    def noise_size(self) -> int:
+        """How many numbers make one draw of the weights: one per input and one per output."""
+        return self.in_features + self.out_features
+
+    def forward(self, x: Tensor, noise: Tensor | None = None) -> Tensor:
+        """``(B, in_features)`` to ``(B, out_features)``, all with the same noise ``(noise_size,)``."""
+        if noise is None:
+            return F.linear(x, self.weight, self.bias)
+        noise_in, noise_out = torch.split(noise, [self.in_features, self.out_features])
+        weight = torch.addcmul(self.weight, self.weight_scale, torch.outer(noise_out, noise_in))
+        return F.linear(x, weight, torch.addcmul(self.bias, self.bias_scale, noise_out))
+
+
+def draw_noise(count: int, size: int, generator: torch.Generator) -> Tensor:
+    """Factors of the noise of noisy layers, ``f(e) = sign(e) sqrt(|e|)`` of standard normal e, ``(count, size)``."""
+    normal = torch.randn(count, size, generator=generator, device=generator.device)
+    return normal.sign() * normal.abs().sqrt()
+
+
 class QNetwork(nn.Module):
     """Action values, or what a value loss makes of K outputs per action.
 
     With ``dueling`` (Wang et al., "Dueling Network Architectures", ICML 2016) the outputs are
-    ``value + advantage - mean_a advantage``.
+    ``value + advantage - mean_a advantage``. With ``noisy`` every linear layer is a :class:`NoisyLinear`, as in Rainbow
+    (Hessel et al., "Rainbow", AAAI 2018): convolutions are not.
+
+    Attributes:
+        noise_size: How many numbers make one draw of all weights; 0 where nothing is noisy.
     """
 
     def __init__(
@@ -152,25 +198,48 @@ class QNetwork(nn.Module):
         hidden_sizes: Sequence[int],
         activation: Activation,
         dueling: bool,
+        noisy: bool = False,
     ) -> None:
         super().__init__()
         self.outputs_per_action = outputs_per_action
         self.encoder, features = make_encoder(observation, hidden_sizes, activation)
-        self.advantage = nn.Linear(features, num_actions * outputs_per_action)
-        self.value = nn.Linear(features, outputs_per_action) if dueling else None
+        linear = NoisyLinear if noisy else nn.Linear
+        if noisy:
+            for index, layer in enumerate(self.encoder):
+                if isinstance(layer, nn.Linear):
+                    self.encoder[index] = NoisyLinear(layer.in_features, layer.out_features)
+        self.advantage = linear(features, num_actions * outputs_per_action)
+        self.value = linear(features, outputs_per_action) if dueling else None
+        # In the order in which they are computed.
+        self._noise_sizes = [layer.noise_size for layer in self.modules() if isinstance(layer, NoisyLinear)]
+        self.noise_size = sum(self._noise_sizes)
 
-    def forward(self, observation: Tensor) -> Tensor:
-        """``(B, ...)`` to ``(B, A)``, or ``(B, A, K)`` where an action has K > 1 outputs."""
-        return self.heads(self.encoder(observation))
+    def forward(self, observation: Tensor, noise: Tensor | None = None) -> Tensor:
+        """``(B, ...)`` to ``(B, A)``, or ``(B, A, K)`` where an action has K > 1 outputs.
+
+        Args:
+            observation: ``(B, ...)``.
+            noise: ``(noise_size,)``, from :func:`draw_noise`; None for the mean weights.
+        """
+        if noise is None:
+            return self.heads(self.encoder(observation))
+        parts = iter(torch.split(noise, self._noise_sizes))
+        features = observation
+        for layer in self.encoder:
+            features = layer(features, next(parts)) if isinstance(layer, NoisyLinear) else layer(features)
+        advantage = self.advantage(features, next(parts))
+        return self._combine(advantage, None if self.value is None else self.value(features, next(parts)))
 
     def heads(self, features: Tensor) -> Tensor:
-        """From the encoder's features ``(B, F)``."""
-        outputs: Tensor = self.advantage(features)
+        """From the encoder's features ``(B, F)``, by the mean weights."""
+        return self._combine(self.advantage(features), None if self.value is None else self.value(features))
+
+    def _combine(self, outputs: Tensor, value: Tensor | None) -> Tensor:
+        """The outputs of all actions from the heads' own."""
         if self.outputs_per_action > 1:
             outputs = outputs.view(len(outputs), -1, self.outputs_per_action)
-        if self.value is None:
+        if value is None:
             return outputs
-        value: Tensor = self.value(features)
         if self.outputs_per_action > 1:
             return value.unsqueeze(-2) + outputs - outputs.mean(-2, keepdim=True)
         return value + outputs - outputs.mean(-1, keepdim=True)

@@ -1,4 +1,7 @@
-"""Uniform replay: packed transitions in a preallocated ring on the device, n-step returns made when sampled."""
+"""Replay: packed transitions in a preallocated ring on the device, n-step returns made when sampled.
+
+Drawn uniformly, or in proportion to priorities.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from agents.parts.priorities import SumTree
 from agents.parts.transition import Layout, Transitions
+
+_SMALLEST_ERROR = 1e-6  # what is added to an error, so that a transition without one is drawn again
 
 
 class Batch(NamedTuple):
@@ -20,6 +26,7 @@ class Batch(NamedTuple):
         discount: gamma^k * (1 - terminated) after the k <= n steps that the sum covers.
         next_observation: True successor of the last of these steps.
         mask: Which rows are transitions; None where all are.
+        weight: How much each counts; None where all count alike.
     """
 
     observation: Tensor
@@ -28,10 +35,11 @@ class Batch(NamedTuple):
     discount: Tensor
     next_observation: Tensor
     mask: Tensor | None
+    weight: Tensor | None = None
 
 
 class Replay:
-    """The last ``capacity`` transitions, one column of the ring per environment.
+    """The last ``capacity`` transitions, one column of the ring per environment, drawn uniformly.
 
     Args:
         layout: What a row holds.
@@ -81,8 +89,12 @@ class Replay:
         if n_step == 1:  # which row is the oldest does not matter
             return flat.unsqueeze(0)
         oldest = (self.head - self.size) % self.length
-        offset = torch.arange(n_step, device=device).unsqueeze(1)
-        return (flat + (oldest + offset) * self.num_envs) % (self.length * self.num_envs)
+        return self._windows(flat + oldest * self.num_envs, n_step)
+
+    def _windows(self, start: Tensor, n_step: int) -> Tensor:
+        """Indices ``(n, B)`` of the rows from each start ``(B,)`` on."""
+        offset = torch.arange(n_step, device=start.device).unsqueeze(1)
+        return (start + offset * self.num_envs) % (self.length * self.num_envs)
 
     def gather(self, index: Tensor, discount: float) -> Batch:
         """The transitions of windows that :meth:`draw` drew.
@@ -151,3 +163,99 @@ class Replay:
         self.rows[: state["size"]].copy_(rows)
         self.head = int(state["head"])
         self.size = int(state["size"])
+
+
+class PrioritizedReplay(Replay):
+    """The last ``capacity`` transitions, drawn in proportion to their priorities ``(|TD error| + 1e-6)^exponent``.
+
+    A new transition has the largest priority so far, 1 at first; it can be drawn once the n - 1 steps that follow are
+    stored. A row that only resets an environment has none.
+
+    Args:
+        layout: What a row holds.
+        capacity: Transitions to keep, summed over environments.
+        num_envs: Environments, N.
+        device: Where the rows live.
+        n_step: Length of each transition's window, n.
+        exponent: How much priorities differ, alpha; 0 draws uniformly.
+
+    Reference:
+        Schaul et al., "Prioritized Experience Replay", ICLR 2016.
+    """
+
+    def __init__(
+        self, layout: Layout, capacity: int, num_envs: int, device: torch.device, *, n_step: int, exponent: float
+    ) -> None:
+        super().__init__(layout, capacity, num_envs, device)
+        self.n_step = n_step
+        self.exponent = exponent
+        self.tree = SumTree(self.length * num_envs, device)
+        self.max_priority = torch.ones((), dtype=torch.float64, device=device)
+
+    def write(self, transitions: Transitions) -> None:
+        """Store one step of all environments over the oldest; the step n - 1 before it can be drawn from now on."""
+        newest = self.head
+        super().write(transitions)
+        if self.n_step > 1:  # in place of what was written over; its own window is not whole yet
+            self.tree.fill(newest * self.num_envs, torch.zeros_like(self.max_priority).expand(self.num_envs))
+        if self.can_sample(self.n_step):
+            row = (newest - self.n_step + 1) % self.length
+            priority = self.max_priority.expand(self.num_envs)
+            if self.layout.has_reset_steps:
+                priority = priority * self.layout.read(self.rows[row], "valid")
+            self.tree.fill(row * self.num_envs, priority)
+
+    def draw(self, batch_size: int, n_step: int, generator: torch.Generator) -> Tensor:
+        """Draw transitions in proportion to their priorities, with replacement and stratified.
+
+        Args:
+            batch_size: Transitions to draw, B.
+            n_step: Length of each transition's window: the replay's own.
+            generator: Where the randomness comes from, on the replay's device.
+
+        Returns:
+            Indices ``(n, B)`` of the rows in each window.
+
+        Raises:
+            ValueError: Another length of window than the priorities were stored for.
+        """
+        if n_step != self.n_step:
+            raise ValueError(f"PrioritizedReplay: n_step must be {self.n_step}, for which it was made, got {n_step}")
+        return self._windows(self.tree.draw(batch_size, generator), n_step)
+
+    def weights(self, index: Tensor, exponent: float) -> Tensor:
+        """Importance weights ``(M P(i))^-exponent`` of M transitions, divided by the largest of the batch.
+
+        M and the sum of the priorities cancel.
+
+        Args:
+            index: ``(n, B)``, what :meth:`draw` drew.
+            exponent: How much of the bias is taken away, beta, in [0, 1].
+
+        Returns:
+            Weights ``(B,)``, float32, in (0, 1].
+        """
+        priority = self.tree.read(index[0]).clamp(min=torch.finfo(torch.float64).tiny)
+        return (priority.amin() / priority).pow(exponent).float()
+
+    def update(self, index: Tensor, td_error: Tensor) -> None:
+        """Set the priorities of drawn transitions.
+
+        Args:
+            index: ``(n, B)``, what :meth:`draw` drew.
+            td_error: ``(B,)``, target minus value.
+        """
+        priority = (td_error.double().abs() + _SMALLEST_ERROR).pow(self.exponent)
+        self.tree.write(index[0], priority)
+        torch.maximum(self.max_priority, priority.amax(), out=self.max_priority)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The rows that are filled, where the next one goes, and the priorities."""
+        tree = self.tree.state_dict(self.size * self.num_envs)
+        return super().state_dict() | {"tree": tree, "max_priority": self.max_priority}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore :meth:`state_dict` into a replay of the same capacity and environments."""
+        super().load_state_dict(state)
+        self.tree.load_state_dict(state["tree"])
+        self.max_priority.copy_(state["max_priority"])

@@ -12,11 +12,13 @@ from torch import Tensor
 
 from agents.dqn import DQN
 from agents.parts.envs import Envs
-from agents.parts.replay import Batch
+from agents.parts.networks import draw_noise
+from agents.parts.replay import Batch, PrioritizedReplay, Replay
 from agents.parts.spaces import Box, Discrete, EnvSpec
 from rlloss.rl.value import TDLoss, ValueLoss, ValueLossOutput
 from rlloss.supervised.regression import MSELoss
 from tests.agents.environments import MODES, ChainEnv, CountingEnv, counting, make_vector
+from tests.agents.parts.test_optimization import compile_without_compiler
 from tests.conftest import assert_close
 
 
@@ -39,6 +41,11 @@ TWO_STATES = EnvSpec(Discrete(2), Discrete(2), num_envs=1)
 SMALL: dict[str, Any] = {
     "hidden_sizes": [8], "batch_size": 8, "replay_capacity": 60, "learning_starts": 6, "replay_ratio": 0.5,
     "epsilon_steps": 30, "target_update_every": 3,
+}  # fmt: skip
+
+RAINBOW: dict[str, Any] = {
+    "loss": TDLoss(double=True), "n_step": 3, "dueling": True, "priority_exponent": 0.6, "noisy": True,
+    "importance_steps": 40, "epsilon_start": 0.0, "epsilon_end": 0.0,
 }  # fmt: skip
 
 
@@ -107,8 +114,9 @@ def test_one_coin_per_environment() -> None:
     assert float((drawn[0] & drawn[1]).float().mean()) == pytest.approx(0.0625, abs=0.02)
 
 
-def test_greedy_actions_draw_no_random_number() -> None:
-    agent = DQN(epsilon_start=1.0).build(TWO_STATES)
+@pytest.mark.parametrize("noisy", [False, True])
+def test_greedy_actions_draw_no_random_number(noisy: bool) -> None:
+    agent = DQN(epsilon_start=1.0, noisy=noisy).build(TWO_STATES)
     before = agent.generator.get_state()
     agent.act(torch.zeros(1, dtype=torch.int64), explore=False)
     assert torch.equal(agent.generator.get_state(), before)
@@ -168,12 +176,12 @@ def test_the_loss_by_hand(double: bool, target: float) -> None:
     assert_close(gradient, torch.tensor([[0.0, -errors[1]], [-errors[0], 0.0]]))  # [action, state]
 
 
-@pytest.mark.parametrize("loss", [TDLoss(double=True), ThreeHeads()])
-def test_the_loss_changes_nothing(loss: ValueLoss) -> None:
-    agent = DQN(loss=loss, dueling=True, **SMALL)
+@pytest.mark.parametrize("options", [{"loss": TDLoss(double=True)}, {"loss": ThreeHeads()}, RAINBOW])
+def test_the_loss_changes_nothing(options: dict[str, Any]) -> None:
+    agent = DQN(**{"dueling": True, **SMALL, **options})
     run(agent, start(agent, counting(AutoresetMode.NEXT_STEP)), 40)
     assert agent.replay is not None
-    drawn = agent.replay.gather(agent.replay.draw(8, 1, agent.generator), 0.9)
+    drawn = agent.replay.gather(agent.replay.draw(8, agent.n_step, agent.generator), 0.9)
     before, rows = pickled(agent.state_dict()), agent.replay.rows.clone()
     first, _ = agent.compute_loss(drawn)
     again, _ = agent.compute_loss(drawn)
@@ -235,7 +243,7 @@ def assert_same(a: Any, b: Any) -> None:
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("until", [0, 4, 50, 90])
-@pytest.mark.parametrize("options", [{"n_step": 3, "dueling": True}, {"loss": ThreeHeads()}])
+@pytest.mark.parametrize("options", [{"n_step": 3, "dueling": True}, {"loss": ThreeHeads()}, RAINBOW])
 def test_a_restored_state_goes_on_bitwise(mode: AutoresetMode, until: int, options: dict[str, Any]) -> None:
     agent, other = DQN(**SMALL, **options), DQN(**SMALL, **options)
     envs, others = start(agent, counting(mode)), start(other, counting(mode), seed=9)
@@ -261,6 +269,134 @@ def test_a_seed_repeats_a_run() -> None:
     assert not torch.equal(torch.stack(runs[0]), torch.stack(runs[2]))
 
 
+def test_no_priority_exponent_is_uniform_replay() -> None:
+    """To the last bit, whatever the other arguments are."""
+    runs = []
+    for options in ({}, {"priority_exponent": 0.0, "importance_exponent_start": 0.1, "importance_steps": 3}):
+        agent = DQN(**SMALL, **options)  # type: ignore[arg-type]
+        runs.append(run(agent, start(agent, counting(AutoresetMode.SAME_STEP)), 40))
+        assert type(agent.replay) is Replay
+        drawn = agent.replay.draw(8, 1, torch.Generator().manual_seed(1))
+        size = agent.replay.size * 3
+        assert torch.equal(drawn[0], torch.randint(size, (8,), generator=torch.Generator().manual_seed(1)))
+    assert_same(runs[0], runs[1])
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("loss", [TDLoss(), TDLoss(MSELoss(), double=True), ThreeHeads()])
+def test_a_prioritized_step_by_hand(mode: AutoresetMode, loss: ValueLoss) -> None:
+    """The step weighs what was drawn, and the errors before it become the priorities."""
+    agent = DQN(loss=loss, n_step=3, priority_exponent=0.6, importance_steps=80, **SMALL | {"replay_ratio": 0.1})
+    envs = start(agent, counting(mode))
+    for _ in range(25):
+        run(agent, envs, envs.steps + 1)
+        replay = agent.replay
+        if replay is None or not replay.can_sample(3):
+            continue
+        assert isinstance(replay, PrioritizedReplay)
+        before, largest = agent.generator.get_state(), replay.max_priority.clone()
+        index = replay.draw(8, 3, agent.generator)
+        agent.generator.set_state(before)
+        batch = replay.gather(index, agent.discount)
+        assert batch.mask is None or batch.mask.all()
+        priority = replay.tree.read(index[0])
+        beta = 0.4 + 0.6 * min(agent.steps / 80, 1.0)
+        weight = (priority / replay.tree.levels[-1].sum() * 1000.0) ** -beta
+        weight = (weight / weight.max()).float()
+        with torch.no_grad():
+            next_outputs = agent.target_network(batch.next_observation)
+            expected, error = agent.loss(
+                agent.network(batch.observation), batch.action, batch.reward, batch.discount, next_outputs,
+                selector_outputs=agent.network(batch.next_observation), weight=weight,
+            )  # fmt: skip
+        row = agent._gradient_step(replay)
+        assert_close(row[0], expected)
+        assert_close(row[2], error.abs().mean())
+        new = (error.double().abs() + 1e-6) ** 0.6
+        torch.testing.assert_close(replay.tree.read(index[0]), new, rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(replay.max_priority, torch.maximum(largest, new.max()), rtol=1e-4, atol=1e-6)
+    assert agent.updates > 20
+
+
+def test_the_importance_exponent_counts_environment_steps() -> None:
+    agent = DQN(priority_exponent=0.5, importance_exponent_start=0.2, importance_exponent_end=0.8, importance_steps=20)
+    envs = start(agent, make_vector([CountingEnv] * 4, AutoresetMode.SAME_STEP))
+    for steps in (0, 4, 8, 12, 16, 20, 24):
+        assert agent.importance_exponent == pytest.approx(0.2 + 0.6 * min(steps, 20) / 20)
+        agent.observe(envs.step(agent.act(envs.observation)))
+
+
+def test_one_noise_for_all_environments_and_a_new_one_for_each_step() -> None:
+    spec = EnvSpec(Discrete(2), Discrete(30), num_envs=50)
+    agent = DQN(noisy=True, dueling=True, epsilon_start=0.0, epsilon_end=0.0).build(spec)
+    observation = torch.zeros(50, dtype=torch.int64)
+    actions = torch.stack([agent.act(observation) for _ in range(20)])
+    assert (actions == actions[:, :1]).all()
+    assert len(set(actions[:, 0].tolist())) > 3
+    again = DQN(noisy=True, dueling=True, epsilon_start=0.0, epsilon_end=0.0).build(spec)
+    assert torch.equal(torch.stack([again.act(observation) for _ in range(20)]), actions)
+    state = torch.arange(2)
+    greedy = agent.act(state, explore=False)
+    assert torch.equal(greedy, agent.network(state).argmax(-1))
+    assert not list(agent.network.buffers()), "a model file holds weights, and no noise"
+
+
+def test_epsilon_is_left_to_a_noisy_agent() -> None:
+    agent = DQN(noisy=True, epsilon_start=1.0).build(EnvSpec(Discrete(2), Discrete(2), num_envs=1000))
+    actions = agent.act(torch.zeros(1000, dtype=torch.int64))
+    assert float(actions.float().mean()) == pytest.approx(0.5, abs=0.06)
+
+
+@pytest.mark.parametrize("loss", [TDLoss(MSELoss(), double=True), ThreeHeads()])
+def test_each_network_has_a_noise_of_its_own(loss: ValueLoss) -> None:
+    agent = DQN(loss=loss, noisy=True, dueling=True, hidden_sizes=[8]).build(TWO_STATES, seed=1)
+    for parameter in agent.target_network.parameters():
+        parameter.add_(0.1)
+    for name, parameter in agent.network.named_parameters():
+        if name.endswith("scale"):
+            parameter.data.mul_(10.0)  # enough noise to change a choice
+    noise = draw_noise(3, agent.network.noise_size, agent.generator)
+    drawn = batch()
+    outputs = agent.network(drawn.observation, noise[0])
+    expected, _ = loss(
+        outputs, drawn.action, drawn.reward, drawn.discount, agent.target_network(drawn.next_observation, noise[1]),
+        selector_outputs=agent.network(drawn.next_observation, noise[2]),
+    )  # fmt: skip
+    actual, metrics = agent.compute_loss(drawn, noise)
+    assert_close(actual, expected)
+    assert_close(metrics["q_value"], loss.q_values(outputs).mean())
+    for which in range(2 + loss.double):  # each of them counts
+        losses = []
+        for _ in range(20):
+            changed = noise.clone()
+            changed[which] = draw_noise(1, agent.network.noise_size, agent.generator)[0]
+            losses.append(agent.compute_loss(drawn, changed)[0])
+        assert not torch.allclose(torch.stack(losses), actual)
+
+
+@pytest.mark.parametrize("options", [{}, {"priority_exponent": 0.6}, {"noisy": True}, RAINBOW])
+def test_the_compiled_step_is_the_eager_one(options: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    compile_without_compiler(monkeypatch)
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    results = []
+    for compiled in (False, True):
+        agent = DQN(**SMALL, **options)
+        rows = run(agent, start(agent, counting(AutoresetMode.NEXT_STEP), compiled=compiled), 50)
+        assert len(rows) > 15
+        results.append((torch.stack(rows), agent))
+    (eager, agent), (graph, other) = results
+    assert other.learner._whole_step is not None
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1
+    assert not torch._dynamo.utils.counters["graph_break"]
+    torch.testing.assert_close(graph, eager, rtol=1e-3, atol=1e-5)
+    for p, q in zip(agent.network.parameters(), other.network.parameters(), strict=True):
+        torch.testing.assert_close(p, q, rtol=1e-3, atol=1e-4)
+    if isinstance(agent.replay, PrioritizedReplay):
+        assert isinstance(other.replay, PrioritizedReplay)
+        torch.testing.assert_close(agent.replay.tree.levels, other.replay.tree.levels, rtol=1e-2, atol=1e-4)
+
+
 def test_cut_before_anything_was_observed_and_after() -> None:
     agent = DQN(**SMALL)
     envs = start(agent, counting(AutoresetMode.SAME_STEP))
@@ -279,7 +415,9 @@ def test_cut_before_anything_was_observed_and_after() -> None:
         ("replay_capacity", 10), ("learning_starts", -1), ("epsilon_steps", -1), ("target_update_every", 0),
         ("target_update_rate", 0.0), ("target_update_rate", 1.1), ("epsilon_start", 1.1), ("epsilon_end", -0.1),
         ("hidden_sizes", [8, 0]), ("max_grad_norm", 0.0), ("optimizer", "Nothing"), ("optimizer_args", {"x": 1}),
-        ("batch_size", 64.5), ("hidden_sizes", [32.5]), ("activation", "gelu"), ("loss", MSELoss()),
+        ("priority_exponent", -0.1), ("importance_exponent_start", 1.1), ("importance_exponent_end", -0.1),
+        ("importance_steps", 0.5), ("batch_size", 64.5), ("hidden_sizes", [32.5]), ("activation", "gelu"),
+        ("loss", MSELoss()),
     ],
 )  # fmt: skip
 def test_arguments_out_of_range(argument: str, value: Any) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from agents import A2C, DQN
 from agents.parts.optimization import Learner
-from agents.parts.replay import Replay
+from agents.parts.replay import PrioritizedReplay, Replay
 from agents.parts.rollout import Rollout
 from agents.parts.spaces import Box, Discrete, EnvSpec, MultiDiscrete, Space
 from agents.parts.transition import Transitions
@@ -39,21 +39,32 @@ def learn(agent: DQN | A2C, module: nn.Module, compute_loss: Any, *batch: Any) -
     [
         DQN(batch_size=8),
         DQN(batch_size=8, n_step=3, dueling=True, loss=TDLoss(HuberLoss(), double=True)),
+        DQN(batch_size=8, n_step=3, noisy=True, priority_exponent=0.5, loss=TDLoss(HuberLoss(), double=True)),
     ],
-    ids=["plain", "n-step double dueling"],
+    ids=["plain", "n-step double dueling", "prioritized noisy"],
 )
 def test_dqn(agent: DQN, observation: Space, reset_steps: bool) -> None:
     spec = EnvSpec(observation, Discrete(2), num_envs=2, has_reset_steps=reset_steps)
     agent.build(spec)
     agent.network.to(META)
     agent.target_network.to(META)
-    agent.replay = Replay(agent.layout, 20, 2, META)
+    agent.td_error = agent.td_error.to(META)
+    agent.replay = (
+        PrioritizedReplay(agent.layout, 20, 2, META, n_step=3, exponent=0.5)
+        if agent.priority_exponent
+        else Replay(agent.layout, 20, 2, META)
+    )
     packed = torch.zeros(2, agent.layout.row_bytes, dtype=torch.uint8, device=META)
     for _ in range(4):
         agent.replay.write(Transitions(packed, agent.layout, 2))
     agent.replay.cut()
     index = torch.zeros(agent.n_step, 8, dtype=torch.int64, device=META)
-    learn(agent, agent.network, agent._loss_at, index)
+    if isinstance(agent.replay, PrioritizedReplay):
+        noise = torch.zeros(3, agent.network.noise_size, device=META)
+        learn(agent, agent.network, agent._loss_at, index, agent.replay.weights(index, 0.5), noise)
+        agent.replay.update(index, agent.td_error)
+    else:
+        learn(agent, agent.network, agent._loss_at, index)
     agent._update_target()
 
 

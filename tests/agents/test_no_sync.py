@@ -61,6 +61,13 @@ AGENTS = {
         ),
         SPEC,
     ),
+    "dqn prioritized noisy": (
+        DQN(
+            loss=TDLoss(HuberLoss(), double=True), dueling=True, n_step=3, batch_size=8, learning_starts=0,
+            replay_ratio=0.5, priority_exponent=0.5, noisy=True, replay_capacity=20,
+        ),
+        SPEC,
+    ),
     "a2c": (A2C(rollout_length=3, normalize_advantages=True), SPEC),
     "ppo": (A2C(policy_loss=ClippedSurrogateLoss(), rollout_length=4, epochs=2, minibatches=3, optimizer="Adam"), SPEC),
     "a2c box": (A2C(rollout_length=3, entropy_coefficient=0.1), BOX_SPEC),

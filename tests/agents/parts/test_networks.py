@@ -14,9 +14,11 @@ from agents.parts.networks import (
     CategoricalPolicy,
     GaussianPolicy,
     MultiCategoricalPolicy,
+    NoisyLinear,
     QNetwork,
     SquashedGaussianPolicy,
     ValueNetwork,
+    draw_noise,
     is_image,
     make_encoder,
     orthogonal_,
@@ -150,6 +152,79 @@ def test_q_network(outputs: int, dueling: bool) -> None:
     value = network.value(features)
     assert_close(out.view(2, 5, outputs).mean(1), value, "the mean over actions is the value")
     assert_close(out.view(2, 5, outputs) - value[:, None], advantage - advantage.mean(1, keepdim=True))
+
+
+def test_a_noisy_layer_is_the_formula(generator: torch.Generator) -> None:
+    layer = NoisyLinear(4, 3).double()
+    assert layer.noise_size == 7
+    assert (layer.weight_scale == 0.25).all() and (layer.bias_scale == 0.25).all()  # 0.5 / sqrt(4)
+    assert layer.weight.abs().max() <= 0.5 and layer.bias.abs().max() <= 0.5  # 1 / sqrt(4)
+    for parameter in layer.parameters():
+        parameter.data.normal_(generator=generator)
+    x = torch.randn(5, 4, generator=generator, dtype=torch.float64)
+    noise = draw_noise(1, 7, generator)[0].double()
+    expected = torch.zeros(5, 3, dtype=torch.float64)
+    for b in range(5):
+        for o in range(3):
+            expected[b, o] = layer.bias[o] + layer.bias_scale[o] * noise[4 + o]
+            for i in range(4):
+                weight = layer.weight[o, i] + layer.weight_scale[o, i] * noise[4 + o] * noise[i]
+                expected[b, o] += weight * x[b, i]
+    assert_close(layer(x, noise), expected)
+    assert_close(layer(x), nn.functional.linear(x, layer.weight, layer.bias))
+    assert torch.equal(layer(x, torch.zeros(7, dtype=torch.float64)), layer(x))
+    gradients = torch.autograd.grad(layer(x, noise).sum(), list(layer.parameters()))
+    assert [g.shape for g in gradients] == [p.shape for p in layer.parameters()]
+    assert_close(dict(zip(dict(layer.named_parameters()), gradients, strict=True))["bias_scale"], 5.0 * noise[4:])
+
+
+def test_noise_is_the_signed_root_of_a_normal() -> None:
+    noise = draw_noise(3, 20_000, torch.Generator().manual_seed(1))
+    normal = torch.randn(3, 20_000, generator=torch.Generator().manual_seed(1))
+    assert_close(noise * noise.abs(), normal)
+    assert torch.equal(noise.sign(), normal.sign())
+
+
+@pytest.mark.parametrize("outputs", [1, 3])
+@pytest.mark.parametrize("dueling", [False, True])
+@pytest.mark.parametrize("space", [Box((4,), torch.float32), Box((1, 40, 40), torch.uint8)], ids=["vector", "image"])
+def test_noisy_q_network(space: Box, dueling: bool, outputs: int, generator: torch.Generator) -> None:
+    """Every linear layer has its own part of the noise, in the order of the layers; the heads come last."""
+    network = QNetwork(space, 5, outputs, hidden_sizes=[6, 7], activation="relu", dueling=dueling, noisy=True)
+    x = torch.randn(2, 4) if space.dtype == torch.float32 else torch.randint(256, (2, 1, 40, 40), dtype=torch.uint8)
+    layers = [layer for layer in network.encoder if isinstance(layer, nn.Linear)]
+    assert len(layers) == (2 if space.dtype == torch.float32 else 1)
+    heads = [network.advantage, *([network.value] if network.value is not None else [])]
+    linears = [layer for layer in network.modules() if isinstance(layer, nn.Linear)]
+    assert [id(layer) for layer in linears] == [id(layer) for layer in [*layers, *heads]]
+    assert all(isinstance(layer, NoisyLinear) for layer in linears)
+    assert network.noise_size == sum(layer.in_features + layer.out_features for layer in linears)
+
+    noise = draw_noise(1, network.noise_size, generator)[0]
+    plain = QNetwork(space, 5, outputs, hidden_sizes=[6, 7], activation="relu", dueling=dueling)
+    plain.load_state_dict({name: value for name, value in network.state_dict().items() if "scale" not in name})
+    assert_close(plain(x), network(x))
+    at = 0
+    for noisy, layer in zip(linears, (m for m in plain.modules() if isinstance(m, nn.Linear)), strict=True):
+        assert isinstance(noisy, NoisyLinear)
+        factors = noise[at : at + noisy.noise_size]
+        noise_in, noise_out = factors[: noisy.in_features], factors[noisy.in_features :]
+        layer.weight.data += noisy.weight_scale.data * noise_out.unsqueeze(1) * noise_in
+        layer.bias.data += noisy.bias_scale.data * noise_out
+        at += noisy.noise_size
+    assert network(x, noise).shape == ((2, 5) if outputs == 1 else (2, 5, outputs))
+    assert_close(network(x, noise), plain(x))
+    assert not torch.allclose(network(x, noise), network(x))
+    if network.value is not None:
+        features = plain.encoder(x)
+        assert plain.value is not None
+        assert_close(network(x, noise).view(2, 5, outputs).mean(1), plain.value(features), "the mean over actions")
+
+
+def test_a_quiet_network_takes_no_noise() -> None:
+    network = QNetwork(Discrete(3), 2, 1, hidden_sizes=[4], activation="relu", dueling=True)
+    assert network.noise_size == 0
+    assert not any(isinstance(layer, NoisyLinear) for layer in network.modules())
 
 
 def test_categorical_policy_is_the_distribution() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import NamedTuple
 
 import numpy as np
@@ -10,7 +11,7 @@ import scipy.stats
 import torch
 
 from agents.parts.envs import Envs
-from agents.parts.replay import Batch, Replay
+from agents.parts.replay import Batch, PrioritizedReplay, Replay
 from agents.parts.spaces import Box, Discrete, EnvSpec
 from agents.parts.transition import Layout, pack
 from tests.agents.worlds import MODES, counting, episode, reward_of
@@ -297,3 +298,123 @@ def test_windows_of_real_steps(kind: str, mode: object, n_step: int, generator: 
             assert float(batch.reward[b]) == sum(0.5**j * reward for j, reward in enumerate(rewards))
             over = start + k == length and terminated
             assert float(batch.discount[b]) == (0.0 if over else 0.5**k)
+
+
+def prioritized(
+    num_envs: int, length: int, n_step: int = 1, *, exponent: float = 1.0, reset_steps: bool = False
+) -> PrioritizedReplay:
+    layout = layout_of(num_envs, has_reset_steps=reset_steps)
+    return PrioritizedReplay(layout, num_envs * length, num_envs, CPU, n_step=n_step, exponent=exponent)
+
+
+@pytest.mark.parametrize("reset_steps", [False, True])
+@pytest.mark.parametrize("n_step", [1, 2, 3, 7])
+@pytest.mark.parametrize("num_envs", [1, 3])
+def test_prioritized_windows_against_a_reference(n_step: int, num_envs: int, reset_steps: bool) -> None:
+    """What can be drawn is what uniform replay draws and does not mask, with the priorities that the story gives it."""
+    rng = np.random.default_rng(n_step * 10 + num_envs)
+    length, exponent = 7, 0.7
+    replay = prioritized(num_envs, length, n_step, exponent=exponent, reset_steps=reset_steps)
+    story = random_story(rng, 3 * length, num_envs, reset_steps=reset_steps)
+    generator = torch.Generator().manual_seed(0)
+    priorities: dict[int, float] = {}  # by observation
+    largest = 1.0
+    for t, rows in enumerate(story):
+        write(replay, rows)
+        for row in story[t - n_step + 1] if t >= n_step - 1 else []:
+            priorities[row.observation] = largest
+        assert replay.can_sample(n_step) is (min(t + 1, length) >= n_step)
+        expected = windows(story[max(0, t + 1 - length) : t + 1], n_step, 0.9)
+        total = sum(priorities[observation] for observation in expected)
+        assert float(replay.tree.levels[0].sum()) == pytest.approx(total, rel=1e-12)
+        if not expected:
+            continue
+        for _ in range(2):
+            index = replay.draw(9, n_step, generator)
+            batch = replay.gather(index, 0.9)
+            assert batch.mask is None or batch.mask.all(), "a row that resets has no priority"
+            check(batch, expected)
+            stored = [priorities[int(observation)] for observation in batch.observation]
+            np.testing.assert_allclose(replay.tree.read(index[0]).numpy(), stored, rtol=1e-12)
+            by_hand = (np.array(stored) / total * len(expected)) ** -0.6
+            np.testing.assert_allclose(replay.weights(index, 0.6).numpy(), by_hand / by_hand.max(), rtol=1e-6)
+            error = {int(start): float(rng.normal()) * 10.0 for start in index[0]}
+            replay.update(index, torch.tensor([error[int(start)] for start in index[0]], dtype=torch.float64))
+            for start, observation in zip(index[0].tolist(), batch.observation.tolist(), strict=True):
+                priorities[observation] = (abs(error[start]) + 1e-6) ** exponent
+                largest = max(largest, priorities[observation])
+            assert float(replay.max_priority) == pytest.approx(largest, rel=1e-12)
+
+
+@pytest.mark.parametrize("written", [5, 8, 11])
+@pytest.mark.parametrize("n_step", [1, 3])
+def test_frequencies_are_the_priorities(n_step: int, written: int, generator: torch.Generator) -> None:
+    num_envs, length = 3, 8
+    replay = prioritized(num_envs, length, n_step)
+    for rows in random_story(np.random.default_rng(0), written, num_envs, reset_steps=False):
+        write(replay, rows)
+    starts = torch.unique(replay.draw(1000, n_step, generator)[0])
+    assert len(starts) == (min(written, length) - n_step + 1) * num_envs, "all are equal at first"
+    error = torch.linspace(-2.0, 3.0, len(starts))
+    replay.update(starts.unsqueeze(0), error)
+    counts = torch.zeros(num_envs * length)
+    for _ in range(3_000):
+        counts[replay.draw(1, n_step, generator)[0]] += 1
+    expected = (error.abs() / error.abs().sum() * counts.sum()).numpy()
+    assert scipy.stats.chisquare(counts[starts].numpy(), expected, sum_check=False).pvalue > 0.01
+
+
+def test_no_error_is_drawn_again_and_weighs_most(generator: torch.Generator) -> None:
+    replay = prioritized(1, 4, exponent=0.5)
+    for t in range(4):
+        write(replay, [Row(t, 0, 0.0, False, False, True)])
+    replay.update(torch.tensor([[0, 1, 2, 3]]), torch.tensor([0.0, 1.0, -4.0, 1e4]))
+    assert_close = np.testing.assert_allclose
+    assert_close(replay.tree.read(torch.arange(4)).numpy(), [1e-3, 1.0, 2.0, 100.0], rtol=1e-5)
+    weights = replay.weights(torch.tensor([[0, 3, 1]]), 0.5)
+    assert weights.dtype == torch.float32
+    assert_close(weights.numpy(), [1.0, 1e-5**0.5, 1e-3**0.5], rtol=1e-4)
+    assert replay.weights(torch.tensor([[3, 1]]), 0.0).tolist() == [1.0, 1.0]
+    assert 0 in replay.draw(200_000, 1, generator)
+
+
+def test_only_rows_that_reset() -> None:
+    """A ring of one step that resets every environment: as in uniform replay, what is drawn is masked."""
+    replay = prioritized(2, 1, reset_steps=True)
+    write(replay, [Row(7, 0, 1.0, False, False, False)] * 2)
+    index = replay.draw(3, 1, torch.Generator())
+    mask = replay.gather(index, 0.9).mask
+    assert mask is not None and not mask.any()
+    assert replay.weights(index, 1.0).isfinite().all()
+
+
+@pytest.mark.parametrize("written", [0, 3, 5, 9])
+def test_prioritized_state_round_trip(written: int) -> None:
+    replay, copied = (prioritized(2, 5, 2, reset_steps=True) for _ in range(2))
+    story = random_story(np.random.default_rng(0), written + 6, 2, reset_steps=True)
+    generators = [torch.Generator().manual_seed(3) for _ in range(2)]
+
+    def step(replay: PrioritizedReplay, rows: list[Row], generator: torch.Generator) -> list[torch.Tensor]:
+        write(replay, rows)
+        if not replay.can_sample(2):
+            return []
+        index = replay.draw(8, 2, generator)
+        replay.update(index, torch.randn(8, generator=generator))
+        return [index, replay.weights(index, 0.5)]
+
+    for rows in story[:written]:
+        step(replay, rows, generators[0])
+    step(copied, story[0], generators[1])  # what is loaded replaces what was there
+    copied.load_state_dict(copy.deepcopy(replay.state_dict()))
+    generators[1].set_state(generators[0].get_state())
+    for rows in story[written:]:
+        one, other = (step(r, rows, g) for r, g in zip((replay, copied), generators, strict=True))
+        assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+    assert len(one) == 2
+    assert all(torch.equal(a, b) for a, b in zip(replay.tree.levels, copied.tree.levels, strict=True))
+    assert torch.equal(replay.max_priority, copied.max_priority)
+
+
+def test_another_length_of_window_is_refused(generator: torch.Generator) -> None:
+    with pytest.raises(ValueError, match="PrioritizedReplay: n_step must be 2, for which it was made, got 1"):
+        prioritized(1, 5, 2).draw(3, 1, generator)
