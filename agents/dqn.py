@@ -28,6 +28,7 @@ class DQN(Agent):
 
     Args:
         loss: What the values learn by; ``TDLoss(HuberLoss())`` by default. Double Q-learning is the loss's option.
+            Distributional ones have several outputs per action.
         discount: Discount factor gamma, in [0, 1].
         n_step: Rewards per target, >= 1.
         dueling: Split the network's head into value and advantage.
@@ -149,10 +150,12 @@ class DQN(Agent):
     def _build(self) -> None:
         if not isinstance(self.spec.action, Discrete):
             raise ValueError(f"DQN: needs a Discrete action space, got {self.spec.action}")
-        if self.replay_capacity <= (self.n_step - 1) * self.spec.num_envs:
+        # A loss that wants the action taken next looks one step further.
+        self.window = self.n_step + self.loss.needs_next_action
+        if self.replay_capacity <= (self.window - 1) * self.spec.num_envs:
             raise ValueError(
-                f"DQN: replay_capacity must hold n_step steps of each environment, so be more than "
-                f"{(self.n_step - 1) * self.spec.num_envs}, got {self.replay_capacity}"
+                f"DQN: replay_capacity must hold {self.window} steps of each environment, so be more than "
+                f"{(self.window - 1) * self.spec.num_envs}, got {self.replay_capacity}"
             )
         self.num_actions = self.spec.action.n
         self.loss.to(self.device)
@@ -187,7 +190,7 @@ class DQN(Agent):
         arguments = self.layout, self.replay_capacity, self.spec.num_envs, self.device
         if self.priority_exponent == 0.0:
             return Replay(*arguments)
-        return PrioritizedReplay(*arguments, n_step=self.n_step, exponent=self.priority_exponent)
+        return PrioritizedReplay(*arguments, n_step=self.window, exponent=self.priority_exponent)
 
     @property
     def model(self) -> nn.Module:
@@ -253,6 +256,7 @@ class DQN(Agent):
         with torch.no_grad():
             next_outputs = self.target_network(batch.next_observation, noise_target)
             selector = self.network(batch.next_observation, noise_selector) if self.loss.double else None
+            here = self.target_network(batch.observation, noise_target) if self.loss.needs_target_outputs else None
         loss, td_error = self.loss(
             outputs,
             batch.action,
@@ -260,6 +264,8 @@ class DQN(Agent):
             batch.discount,
             next_outputs,
             selector_outputs=selector,
+            target_outputs=here,
+            next_action=batch.next_action,
             weight=batch.weight,
             mask=batch.mask,
         )
@@ -276,7 +282,8 @@ class DQN(Agent):
     ) -> tuple[Tensor, Metrics]:
         """The loss of the transitions that the replay drew; where they are weighted, keeps their TD errors."""
         assert self.replay is not None
-        batch = self.replay.gather(index, self.discount)._replace(weight=weight)
+        batch = self.replay.gather(index, self.discount, next_action=self.loss.needs_next_action)
+        batch = batch._replace(weight=weight)
         loss, metrics, td_error = self._compute_loss(batch, noise)
         if weight is not None:
             self.td_error.copy_(td_error)
@@ -284,13 +291,13 @@ class DQN(Agent):
 
     def update(self) -> list[Tensor]:
         """Take as many gradient steps as the replay ratio asks for by now."""
-        if self.replay is None or not self.replay.can_sample(self.n_step):
+        if self.replay is None or not self.replay.can_sample(self.window):
             return []
         due = self.count_updates(self.steps, self.spec.num_envs) - self.updates
         return [self._gradient_step(self.replay) for _ in range(due)]
 
     def _gradient_step(self, replay: Replay) -> Tensor:
-        index = replay.draw(self.batch_size, self.n_step, self.generator)
+        index = replay.draw(self.batch_size, self.window, self.generator)
         noise = self._draw_noise(3) if self.noisy else None
         if isinstance(replay, PrioritizedReplay):
             metrics = self.learner.step(index, replay.weights(index, self.importance_exponent), noise)

@@ -27,6 +27,7 @@ class Batch(NamedTuple):
         next_observation: True successor of the last of these steps.
         mask: Which rows are transitions; None where all are.
         weight: How much each counts; None where all count alike.
+        next_action: Action taken at the successor; None unless it was asked for.
     """
 
     observation: Tensor
@@ -36,6 +37,7 @@ class Batch(NamedTuple):
     next_observation: Tensor
     mask: Tensor | None
     weight: Tensor | None = None
+    next_action: Tensor | None = None
 
 
 class Replay:
@@ -96,7 +98,7 @@ class Replay:
         offset = torch.arange(n_step, device=start.device).unsqueeze(1)
         return (start + offset * self.num_envs) % (self.length * self.num_envs)
 
-    def gather(self, index: Tensor, discount: float) -> Batch:
+    def gather(self, index: Tensor, discount: float, *, next_action: bool = False) -> Batch:
         """The transitions of windows that :meth:`draw` drew.
 
         The sum of rewards stops at the end of an episode: no transition crosses it.
@@ -104,10 +106,14 @@ class Replay:
         Args:
             index: ``(n, B)``.
             discount: gamma, in [0, 1].
+            next_action: Whether the last row of a window is there for its action alone. After a truncation no action
+                was taken, so the mask leaves such a transition out.
 
         Returns:
             The batch.
         """
+        if next_action:
+            return self._n_step(index[:-1], discount, index)
         return self._one_step(index[0], discount) if len(index) == 1 else self._n_step(index, discount)
 
     def _one_step(self, index: Tensor, discount: float) -> Batch:
@@ -121,9 +127,10 @@ class Replay:
             rows.mask,
         )
 
-    def _n_step(self, index: Tensor, discount: float) -> Batch:
-        terminated = self._read("terminated", index)
-        ended = terminated | self._read("truncated", index)
+    def _n_step(self, index: Tensor, discount: float, following: Tensor | None = None) -> Batch:
+        """Transitions of n steps; ``following`` has the rows of the n steps and one more."""
+        terminated, truncated = self._read("terminated", index), self._read("truncated", index)
+        ended = terminated | truncated
         # A step takes part while no step before it in the window ended the episode.
         goes_on = torch.cat([torch.zeros_like(ended[:1]), ended[:-1]]).cumsum(0) == 0
         power = discount ** torch.arange(len(index), dtype=torch.float32, device=index.device).unsqueeze(1)
@@ -132,13 +139,20 @@ class Replay:
         reward = (power * torch.where(goes_on, self._read("reward", index), 0.0)).sum(0)
         end_terminated = terminated.gather(0, last).squeeze(0)
         end_discount = torch.where(end_terminated, 0.0, discount * power[:, 0][last.squeeze(0)])
+        mask = self._read("valid", start) if self.layout.has_reset_steps else None
+        next_action = None
+        if following is not None:
+            next_action = self._read("action", following.gather(0, last + 1).squeeze(0))
+            goes_on_or_ends = end_terminated | ~truncated.gather(0, last).squeeze(0)
+            mask = goes_on_or_ends if mask is None else mask & goes_on_or_ends
         return Batch(
             self._read("observation", start),
             self._read("action", start),
             reward,
             end_discount,
             self._read("next_observation", end),
-            self._read("valid", start) if self.layout.has_reset_steps else None,
+            mask,
+            next_action=next_action,
         )
 
     def _read(self, name: str, index: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ import torch
 from gymnasium.vector import AutoresetMode
 from torch import Tensor
 
+import rlloss
 from agents.dqn import DQN
 from agents.parts.envs import Envs
 from agents.parts.networks import draw_noise
@@ -72,6 +73,39 @@ def start(agent: DQN, vector: Any, seed: int = 0, **options: Any) -> Envs:
     envs.reset(seed=seed)
     agent.build(envs.spec, seed=seed, **options)
     return envs
+
+
+BOUNDS: dict[str, float] = {"low": 0.0, "high": 20.0}
+VALUE_LOSSES = [
+    TDLoss(MSELoss(), double=True),
+    TDLoss(MSELoss(), rescale=True),
+    rlloss.SarsaLoss(MSELoss()),
+    rlloss.ExpectedSarsaLoss(MSELoss()),
+    rlloss.SoftQLoss(MSELoss()),
+    rlloss.MunchausenLoss(MSELoss(), alpha=0.0),
+    rlloss.AdvantageLearningLoss(MSELoss(), alpha=0.5),
+    rlloss.PersistentLoss(MSELoss()),
+    rlloss.QVLoss(MSELoss()),
+    rlloss.QVLoss(MSELoss(), maximum=True),
+    rlloss.CategoricalTDLoss(**BOUNDS, double=True),  # type: ignore[arg-type]
+    rlloss.QuantileTDLoss(num_quantiles=8),
+    rlloss.HLGaussTDLoss(**BOUNDS, num_bins=41),  # type: ignore[arg-type]
+    rlloss.TwoHotTDLoss(**BOUNDS, num_bins=41, double=True),  # type: ignore[arg-type]
+]
+
+
+@pytest.mark.parametrize("loss", VALUE_LOSSES, ids=lambda loss: type(loss).__name__)
+def test_every_value_loss_learns_the_value_of_for_ever(loss: ValueLoss) -> None:
+    """Reward 1 for ever is worth 1 / (1 - gamma), whatever a loss makes of the outputs, and time limits are no ends."""
+    rate = 0.05 if loss.outputs_per_action > 2 else 0.02
+    agent = DQN(
+        loss=loss, n_step=2, discount=0.9, hidden_sizes=[], dueling=True, optimizer="Adam", learning_rate=rate,
+        max_grad_norm=None, batch_size=32, learning_starts=50, replay_ratio=1.0, epsilon_end=1.0, target_update_every=5,
+    )  # fmt: skip
+    envs = [partial(CountingEnv, (length,), view="parity") for length in (3, 1, 5)]
+    run(agent, start(agent, make_vector(envs, AutoresetMode.SAME_STEP)), 2000)
+    q = agent.loss.q_values(agent.network(torch.arange(2))).amax(-1)
+    assert q.tolist() == pytest.approx([10.0, 10.0], rel=0.05)
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -430,7 +464,7 @@ def test_what_cannot_be_built_or_restored() -> None:
         DQN().build(EnvSpec(Discrete(2), Box((1,), torch.float32), num_envs=1))
     short = DQN(n_step=3, batch_size=4, replay_capacity=8)
     short.build(EnvSpec(Discrete(2), Discrete(2), num_envs=3))
-    with pytest.raises(ValueError, match=r"replay_capacity must hold n_step steps of each environment.* 8"):
+    with pytest.raises(ValueError, match=r"replay_capacity must hold 3 steps of each environment.* 8"):
         short.build(EnvSpec(Discrete(2), Discrete(2), num_envs=4))  # two steps each: nothing could ever be drawn
     agent = DQN(**SMALL)
     run(agent, start(agent, counting(AutoresetMode.SAME_STEP)), 60)

@@ -131,6 +131,32 @@ def test_windows_against_a_reference(n_step: int, num_envs: int, reset_steps: bo
         assert check(replay.gather(index, 0.9), expected) == set(expected)
 
 
+@pytest.mark.parametrize("reset_steps", [False, True])
+@pytest.mark.parametrize("n_step", [1, 3])
+def test_the_action_taken_next(n_step: int, reset_steps: bool) -> None:
+    """That of the row after the window's last step; none after a truncation, and it does not matter after an end."""
+    num_envs, length = 2, 9
+    replay = Replay(layout_of(num_envs, has_reset_steps=reset_steps), length * num_envs, num_envs, CPU)
+    story = random_story(np.random.default_rng(n_step), length + 4, num_envs, reset_steps=reset_steps)
+    for rows in story:
+        write(replay, rows)
+    stored = story[4:]
+    row_of = {row.observation: (t, i) for t, rows in enumerate(stored) for i, row in enumerate(rows)}
+    index = replay.draw(2000, n_step + 1, torch.Generator().manual_seed(0))
+    batch = replay.gather(index, 0.9, next_action=True)
+    assert batch.next_action is not None and batch.mask is not None
+    kept = set()
+    for b in range(2000):
+        t, i = row_of[-int(batch.next_observation[b]) - 1]
+        last = stored[t][i]
+        start_t, start_i = row_of[int(batch.observation[b])]
+        assert bool(batch.mask[b]) == (stored[start_t][start_i].valid and (last.terminated or not last.truncated))
+        if batch.mask[b]:
+            assert int(batch.next_action[b]) == stored[t + 1][i].action
+            kept.add(int(batch.observation[b]))
+    assert check(batch, windows(stored, n_step, 0.9)) == kept
+
+
 @pytest.mark.parametrize("discount", [0.0, 1.0])
 def test_extreme_discounts(discount: float, generator: torch.Generator) -> None:
     story = random_story(np.random.default_rng(0), 7, 2, reset_steps=False)
