@@ -6,6 +6,7 @@ Classes are here by name, functions in :mod:`rlloss.functional`.
 from rlloss import functional
 from rlloss.core.checks import value_checks
 from rlloss.rl.policy import ClippedSurrogateLoss, EntropyLoss, PolicyGradientLoss, PolicyLoss
+from rlloss.rl.returns import VTrace
 from rlloss.rl.value import TDLoss, ValueLoss, ValueLossOutput
 from rlloss.supervised.angular import AAMLoss, CenterLoss, CosFaceLoss, GE2ELoss, SphereFaceLoss
 from rlloss.supervised.classification import (
@@ -120,6 +121,7 @@ __all__ = [
     "TDLoss",
     "TripletLoss",
     "TverskyLoss",
+    "VTrace",
     "ValueLoss",
     "ValueLossOutput",
     "functional",

@@ -1,7 +1,17 @@
 """Every loss function by name: the ``F`` of this library."""
 
 from rlloss.rl.policy import clipped_surrogate_loss, entropy_loss, policy_gradient_loss
-from rlloss.rl.returns import gae, lambda_returns, n_step_returns, normalize_advantage
+from rlloss.rl.returns import (
+    gae,
+    lambda_returns,
+    n_step_returns,
+    normalize_advantage,
+    off_policy_returns,
+    q_lambda_returns,
+    retrace,
+    upgo_returns,
+    vtrace,
+)
 from rlloss.rl.value import q_learning_target, q_value_loss
 from rlloss.supervised.angular import aam_loss, center_loss, cosface_loss, ge2e_loss, sphereface_loss
 from rlloss.supervised.classification import (
@@ -97,14 +107,17 @@ __all__ = [
     "nmae_loss",
     "normalize_advantage",
     "nt_xent_loss",
+    "off_policy_returns",
     "pairwise_logistic_loss",
     "pairwise_ranking_loss",
     "poisson_nll_loss",
     "policy_gradient_loss",
     "poly_loss",
+    "q_lambda_returns",
     "q_learning_target",
     "q_value_loss",
     "quantile_loss",
+    "retrace",
     "rmse_loss",
     "smooth_l1_loss",
     "soft_margin_loss",
@@ -114,4 +127,6 @@ __all__ = [
     "supervised_contrastive_loss",
     "triplet_loss",
     "tversky_loss",
+    "upgo_returns",
+    "vtrace",
 ]
