@@ -55,11 +55,6 @@ def _stop(trace: Tensor, truncated: Tensor | None) -> Tensor:
     return trace if truncated is None else trace.masked_fill(truncated, 0.0)
 
 
-def _within(trace: Tensor, truncated: Tensor | None) -> Tensor:
-    """Set to 0 what truncated steps and the last one take of the step after them."""
-    return _stop(torch.cat([trace[:-1], torch.zeros_like(trace[-1:])]), truncated)
-
-
 def _successor(x: Tensor) -> Tensor:
     """The next step's ``x``; 0 at the last step."""
     return torch.cat([x[1:], torch.zeros_like(x[:1])])
@@ -97,7 +92,7 @@ def _returns(
     reward: Tensor, discount: Tensor, next_value: Tensor, next_q: Tensor, trace: Tensor, truncated: Tensor | None
 ) -> Tensor:
     """``G_t = r_t + d_t (v_{t+1} + c_t (G_{t+1} - q_{t+1}))``, with ``c_t`` 0 at truncated steps and the last."""
-    trace = _within(trace, truncated)
+    trace = _stop(torch.cat([trace[:-1], torch.zeros_like(trace[-1:])]), truncated)
     return _reverse_scan(reward + discount * (next_value - trace * next_q), discount * trace)
 
 
@@ -182,11 +177,17 @@ def n_step_returns(
     reward, discount, next_value = _prepare(
         "n_step_returns", truncated, reward=reward, discount=discount, next_value=next_value
     )
-    trace = _within(torch.full_like(reward, lambda_), truncated)
-    one_step = reward + discount * next_value
+    factor = _stop(discount * lambda_, truncated)
+    # Of all steps but the last, which takes no return of a step after it.
+    addend, factor = (reward + (discount - factor) * next_value)[:-1], factor[:-1]
+    returns = reward + discount * next_value
+    last, left = returns[-1:], min(n, reward.shape[0]) - 1
+    if n <= SHORT:
+        for _ in range(left):
+            returns = torch.cat([torch.addcmul(addend, factor, returns[1:]), last])
+        return returns
     # Maps of 1, 2, 4 ... steps, as in the scan; those whose lengths add up to n - 1 go before a last step of one.
-    addend, factor = reward + discount * (1.0 - trace) * next_value, (discount * trace)[:-1]
-    returns, steps, left = one_step, 1, min(n, reward.shape[0]) - 1
+    steps, addend = 1, torch.cat([addend, last])
     while left > 0:
         if left % 2 == 1:
             returns = _after(addend, factor, returns, steps)

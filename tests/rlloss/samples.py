@@ -417,7 +417,7 @@ def _returns(name: str, *names: str, **options: Any) -> list[Sample]:
 _RETURNS = [
     *_returns("lambda_returns", "reward", "discount", "next_value", lambda_=0.7),
     *_returns("n_step_returns", "reward", "discount", "next_value", n=3, lambda_=0.9),
-    Sample("n_step_returns", _trajectory("reward", "discount", "next_value", length=11), {"n": 8}, label="eight"),
+    Sample("n_step_returns", _trajectory("reward", "discount", "next_value", length=19), {"n": 12}, label="twelve"),
     *_returns("gae", "reward", "discount", "value", "next_value", lambda_=0.7),
     *_returns("upgo_returns", "reward", "discount", "next_value"),
     *_returns("off_policy_returns", "trace", "reward", "discount", "q", "next_value"),

@@ -82,11 +82,13 @@ class Trajectory:
             factor *= self.discount[step] * lambda_ * self.weight(step, clip_c, leak)
         return total
 
-    def v_trace_advantage(self, t: int, lambda_: float, *clips: float) -> float:
-        *others, clip_pg_rho, leak = clips
+    def v_trace_advantage(
+        self, t: int, lambda_: float, clip_rho: float, clip_c: float, clip_pg_rho: float, leak: float
+    ) -> float:
         following = self.next_value[t]
         if not self.ends(t):
-            following = lambda_ * self.v_trace(t + 1, lambda_, *others, leak) + (1 - lambda_) * self.value[t + 1]
+            target = self.v_trace(t + 1, lambda_, clip_rho, clip_c, leak)
+            following = lambda_ * target + (1 - lambda_) * self.value[t + 1]
         q = self.reward[t] + self.discount[t] * following
         return self.weight(t, clip_pg_rho, leak) * (q - self.value[t])
 
@@ -233,7 +235,7 @@ def test_gradients_through_the_scan(length: int) -> None:
 
     def returns(reward: Tensor, discount: Tensor, next_value: Tensor) -> tuple[Tensor, ...]:
         lambda_return = F.lambda_returns(reward, discount, next_value, lambda_=0.8, truncated=truncated)
-        return lambda_return, F.n_step_returns(reward, discount, next_value, n=6, truncated=truncated)
+        return lambda_return, F.n_step_returns(reward, discount, next_value, n=SHORT + 3, truncated=truncated)
 
     assert torch.autograd.gradcheck(returns, tensors)
     assert torch.autograd.gradgradcheck(returns, tensors)
@@ -243,22 +245,21 @@ def test_a_thousand_steps_compile_to_what_they_are() -> None:
     """As one graph in seconds, since no loop over time is unrolled; and to float64's precision."""
     torch.compiler.reset()
     generator = torch.Generator().manual_seed(0)
-    tensors = [torch.randn(1000, 2, generator=generator) for _ in range(5)]
-    tensors[2] = torch.where(torch.rand(1000, 2, generator=generator) < 0.01, 0.0, 0.999)
+    log_rho, reward, value, next_value = (torch.randn(1000, 2, generator=generator) for _ in range(4))
+    discount = torch.where(torch.rand(1000, 2, generator=generator) < 0.01, 0.0, 0.999)
     truncated = torch.rand(1000, 2, generator=generator) < 0.01
 
-    def returns(log_rho: Tensor, *rest: Tensor) -> tuple[Tensor, ...]:
+    def returns() -> tuple[Tensor, ...]:
         return (
-            F.gae(*rest, lambda_=1.0, truncated=truncated),
-            F.retrace(log_rho, *rest, truncated=truncated),
-            F.n_step_returns(*rest[:2], rest[3], n=700, truncated=truncated),
-            *F.vtrace(log_rho, *rest, truncated=truncated),
+            F.gae(reward, discount, value, next_value, lambda_=1.0, truncated=truncated),
+            F.retrace(log_rho, reward, discount, value, next_value, truncated=truncated),
+            F.n_step_returns(reward, discount, next_value, n=700, truncated=truncated),
+            *F.vtrace(log_rho, reward, discount, value, next_value, truncated=truncated),
         )
 
-    results = torch.compile(returns, fullgraph=True, backend="aot_eager")(*tensors)
-    for actual, expected in zip(results, returns(*tensors), strict=True):
+    results = torch.compile(returns, fullgraph=True, backend="aot_eager")()
+    for actual, expected in zip(results, returns(), strict=True):
         assert_close(actual, expected)
-    _, reward, discount, value, next_value = tensors
     delta, factor = reward + discount * next_value - value, discount.masked_fill(truncated, 0.0)
     advantage = torch.zeros(1001, 2)
     for t in reversed(range(1000)):
