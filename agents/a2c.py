@@ -28,9 +28,6 @@ from rlloss.rl.returns import gae, normalize_advantage
 from rlloss.supervised.classification import FocalLoss, PolyLoss
 from rlloss.supervised.regression import MSELoss, RegressionLoss
 
-# A rollout of so many steps or fewer is part of the compiled gradient step; compiling takes half a minute from here on.
-LONGEST_UNROLLED = 64
-
 
 class PolicyBatch(NamedTuple):
     """Steps ``(B, ...)`` with what their policy and critic learn from.
@@ -180,8 +177,8 @@ class A2C(Agent):
         self.policy, self.critic = self.network.policy, self.network.critic
         self.policy_loss.to(self.device)
         self.critic_loss.to(self.device)
-        # Advantages are a loop over time, which a compiled gradient step unrolls.
-        self.one_pass = self.epochs == 1 and self.minibatches == 1 and self.rollout_length <= LONGEST_UNROLLED
+        # One update a rollout computes its advantages as a part of the compiled gradient step.
+        self.one_pass = self.epochs == 1 and self.minibatches == 1
         self.learner = Learner(
             "A2C",
             self.network,
