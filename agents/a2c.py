@@ -30,9 +30,6 @@ from rlloss.rl.policy import PolicyGradientLoss, PolicyLoss
 from rlloss.rl.returns import gae, normalize_advantage
 from rlloss.supervised.regression import MSELoss, RegressionLoss
 
-# A rollout of so many steps or fewer is part of the compiled gradient step; compiling takes half a minute from here on.
-LONGEST_UNROLLED = 64
-
 
 class PolicyBatch(NamedTuple):
     """Steps ``(B, ...)`` with what their policy and critic learn from.
@@ -239,8 +236,8 @@ class A2C(Agent):
         self.policy = self.network.policy
         self.policy_loss.to(self.device)
         self.critic_loss.to(self.device)
-        # Advantages are a loop over time, which a compiled gradient step unrolls.
-        self.one_pass = self.epochs == 1 and self.minibatches == 1 and self.rollout_length <= LONGEST_UNROLLED
+        # One update a rollout computes its advantages as a part of the compiled gradient step.
+        self.one_pass = self.epochs == 1 and self.minibatches == 1
         self.learner = Learner(
             "A2C",
             self.network,

@@ -26,6 +26,9 @@ from rlloss.rl.policy import (
     PolicyLoss,
     RegretPolicyGradientLoss,
 )
+from rlloss.rl.returns import (
+    VTrace,
+)
 from rlloss.rl.value import (
     AdvantageLearningLoss,
     ExpectedSarsaLoss,
@@ -173,6 +176,7 @@ __all__ = [
     "TverskyLoss",
     "TwoHotLoss",
     "TwoHotTDLoss",
+    "VTrace",
     "ValueLoss",
     "ValueLossOutput",
     "functional",

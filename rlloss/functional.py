@@ -20,7 +20,17 @@ from rlloss.rl.policy import (
     regret_policy_gradient_loss,
     squashed_gaussian_log_prob,
 )
-from rlloss.rl.returns import gae, lambda_returns, n_step_returns, normalize_advantage
+from rlloss.rl.returns import (
+    gae,
+    lambda_returns,
+    n_step_returns,
+    normalize_advantage,
+    off_policy_returns,
+    q_lambda_returns,
+    retrace,
+    upgo_returns,
+    vtrace,
+)
 from rlloss.rl.value import (
     advantage_learning_target,
     expected_sarsa_target,
@@ -138,6 +148,7 @@ __all__ = [
     "nmae_loss",
     "normalize_advantage",
     "nt_xent_loss",
+    "off_policy_returns",
     "pairwise_logistic_loss",
     "pairwise_ranking_loss",
     "persistent_target",
@@ -146,11 +157,13 @@ __all__ = [
     "policy_kl_loss",
     "policy_kl_penalty",
     "poly_loss",
+    "q_lambda_returns",
     "q_learning_target",
     "q_value_loss",
     "quantile_huber_loss",
     "quantile_loss",
     "regret_policy_gradient_loss",
+    "retrace",
     "rmse_loss",
     "sarsa_target",
     "signed_hyperbolic",
@@ -167,4 +180,6 @@ __all__ = [
     "triplet_loss",
     "tversky_loss",
     "two_hot",
+    "upgo_returns",
+    "vtrace",
 ]

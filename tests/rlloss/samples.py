@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 import rlloss
+from rlloss.rl.returns import SHORT
 
 Tensors = Mapping[str, Tensor]
 
@@ -397,24 +398,44 @@ _ANGULAR = [
 ]
 
 
-def _trajectory(*names: str) -> dict[str, Tensor]:
-    """Rewards, discounts and values ``(T, B)`` with a termination inside."""
-    discount = torch.full((T, B), 0.9, dtype=torch.float64)
+def _trajectory(*names: str, length: int = T) -> dict[str, Tensor]:
+    """Rewards, discounts and values ``(length, B)`` with a termination inside."""
+    discount = torch.full((length, B), 0.9, dtype=torch.float64)
     discount[2, 1] = 0.0
-    return {name: discount.clone() if name == "discount" else normal(T, B) for name in names}
+    return {name: discount.clone() if name == "discount" else normal(length, B) for name in names}
 
 
 def _returns(name: str, *names: str, **options: Any) -> list[Sample]:
-    """A recursion over time, without and with truncated steps; gradients reach every trajectory."""
-    plain = Sample(name, _trajectory(*names), options, predictions=names)
-    tensors = {**_trajectory(*names), "truncated": bools(T, B)}
-    return [plain, Sample(name, tensors, options, label="truncated", predictions=names)]
+    """A recursion over time, without and with truncated steps, over few steps and over many (another form of it)."""
+    samples = [Sample(name, _trajectory(*names), options, predictions=names)]
+    for label, length in (("truncated", T), ("long", 2 * SHORT + 3)):
+        tensors = {**_trajectory(*names, length=length), "truncated": bools(length, B)}
+        samples.append(Sample(name, tensors, options, label=label, predictions=names))
+    return samples
 
 
 _RETURNS = [
     *_returns("lambda_returns", "reward", "discount", "next_value", lambda_=0.7),
-    *_returns("n_step_returns", "reward", "discount", "next_value", n=3),
+    *_returns("n_step_returns", "reward", "discount", "next_value", n=3, lambda_=0.9),
+    Sample("n_step_returns", _trajectory("reward", "discount", "next_value", length=19), {"n": 12}, label="twelve"),
     *_returns("gae", "reward", "discount", "value", "next_value", lambda_=0.7),
+    *_returns("upgo_returns", "reward", "discount", "next_value"),
+    *_returns("off_policy_returns", "trace", "reward", "discount", "q", "next_value"),
+    *_returns("retrace", "log_rho", "reward", "discount", "q", "next_value", lambda_=0.7),
+    *_returns("vtrace", "log_rho", "reward", "discount", "value", "next_value", lambda_=0.7, clip_rho=2.0, clip_c=1.5),
+    Sample(
+        "vtrace",
+        _trajectory("log_rho", "reward", "discount", "value", "next_value"),
+        {"leak": 0.3, "clip_pg_rho": 0.8},
+        label="leaky",
+        predictions=("log_rho", "reward", "discount", "value", "next_value"),
+    ),
+    Sample(
+        "q_lambda_returns",
+        {**_trajectory("reward", "discount"), "next_q": normal(T, B, A), "truncated": bools(T, B)},
+        {"lambda_": 0.7},
+        predictions=("reward", "discount", "next_q"),
+    ),
     Sample("normalize_advantage", {"advantage": normal(T, B)}),
     Sample(
         "normalize_advantage",

@@ -14,6 +14,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import rlloss.functional as F
+from rlloss import VTrace
+from rlloss.rl.returns import SHORT
 from tests.conftest import assert_close
 
 GAMMA = 0.9
@@ -25,14 +27,70 @@ class Trajectory:
     def __init__(self, seed: int, terminated: tuple[bool, ...], truncated: tuple[bool, ...]) -> None:
         self.length = len(terminated)
         generator = np.random.default_rng(seed)
-        numbers: list[list[float]] = generator.normal(size=(3, self.length)).tolist()
-        self.reward, self.value, self.next_value = numbers
+        numbers: list[list[float]] = generator.normal(size=(5, self.length)).tolist()
+        self.reward, self.value, self.next_value, self.q, self.log_rho = numbers
+        self.trace = [abs(number) for number in self.value]
+        self.next_q: list[list[float]] = generator.normal(size=(self.length, 3)).tolist()
         self.discount = [GAMMA * (not ended) for ended in terminated]
         self.truncated = list(truncated)
 
     def ends(self, t: int) -> bool:
         """Whether nothing after step t belongs to its return."""
         return self.truncated[t] or t == self.length - 1
+
+    def td_error(self, t: int, values: list[float]) -> float:
+        return self.reward[t] + self.discount[t] * self.next_value[t] - values[t]
+
+    def q_lambda(self, t: int, lambda_: float) -> float:
+        following = max(self.next_q[t])
+        if not self.ends(t):
+            following = (1 - lambda_) * following + lambda_ * self.q_lambda(t + 1, lambda_)
+        return self.reward[t] + self.discount[t] * following
+
+    def upgo(self, t: int) -> float:
+        following = self.next_value[t]
+        if not self.ends(t):
+            next_action = self.reward[t + 1] + self.discount[t + 1] * self.next_value[t + 1]
+            following = self.upgo(t + 1) if next_action >= following else following
+        return self.reward[t] + self.discount[t] * following
+
+    def off_policy(self, t: int, trace: list[float] | None = None) -> float:
+        """The action's value plus the sum of the TD errors that follow, equation 3 of Munos et al."""
+        trace = self.trace if trace is None else trace
+        total, factor = self.q[t], 1.0
+        for step in range(t, self.length):
+            total += factor * self.td_error(step, self.q)
+            if self.ends(step):
+                break
+            factor *= self.discount[step] * trace[step + 1]
+        return total
+
+    def retrace(self, t: int, lambda_: float) -> float:
+        return self.off_policy(t, [lambda_ * min(1.0, math.exp(log_rho)) for log_rho in self.log_rho])
+
+    def weight(self, t: int, clip: float, leak: float) -> float:
+        rho = math.exp(self.log_rho[t])
+        return (1 - leak) * min(rho, clip) + leak * rho
+
+    def v_trace(self, t: int, lambda_: float, clip_rho: float, clip_c: float, leak: float) -> float:
+        """The value plus the sum of the weighted TD errors that follow, equation 1 of Espeholt et al."""
+        total, factor = self.value[t], 1.0
+        for step in range(t, self.length):
+            total += factor * self.weight(step, clip_rho, leak) * self.td_error(step, self.value)
+            if self.ends(step):
+                break
+            factor *= self.discount[step] * lambda_ * self.weight(step, clip_c, leak)
+        return total
+
+    def v_trace_advantage(
+        self, t: int, lambda_: float, clip_rho: float, clip_c: float, clip_pg_rho: float, leak: float
+    ) -> float:
+        following = self.next_value[t]
+        if not self.ends(t):
+            target = self.v_trace(t + 1, lambda_, clip_rho, clip_c, leak)
+            following = lambda_ * target + (1 - lambda_) * self.value[t + 1]
+        q = self.reward[t] + self.discount[t] * following
+        return self.weight(t, clip_pg_rho, leak) * (q - self.value[t])
 
     def n_step(self, t: int, n: int) -> float:
         total, discount = 0.0, 1.0
@@ -72,7 +130,7 @@ def every_ending(length: int) -> list[Trajectory]:
 
 def columns(trajectories: list[Trajectory], *names: str) -> dict[str, Any]:
     """The trajectories side by side, ``(T, B)``."""
-    return {name: torch.tensor([getattr(one, name) for one in trajectories]).T.contiguous() for name in names}
+    return {name: torch.tensor([getattr(one, name) for one in trajectories]).transpose(0, 1) for name in names}
 
 
 @pytest.fixture(autouse=True)
@@ -111,19 +169,102 @@ def test_gae(length: int, lambda_: float) -> None:
     _assert_steps(F.gae(**tensors, lambda_=lambda_), trajectories, "advantage", lambda_)
 
 
-lengths = st.integers(1, 12)
+@pytest.mark.parametrize("length", [1, 2, 4])
+def test_upgo_returns(length: int) -> None:
+    trajectories = every_ending(length)
+    tensors = columns(trajectories, "reward", "discount", "next_value", "truncated")
+    _assert_steps(F.upgo_returns(**tensors), trajectories, "upgo")
 
 
-@given(length=lengths, seed=st.integers(0, 1000), lambda_=st.floats(0, 1))
-def test_long_trajectories(length: int, seed: int, lambda_: float) -> None:
+@pytest.mark.parametrize("length", [1, 2, 4])
+@pytest.mark.parametrize("lambda_", [0.0, 0.6, 1.0])
+def test_q_lambda_returns(length: int, lambda_: float) -> None:
+    trajectories = every_ending(length)
+    tensors = columns(trajectories, "reward", "discount", "next_q", "truncated")
+    _assert_steps(F.q_lambda_returns(**tensors, lambda_=lambda_), trajectories, "q_lambda", lambda_)
+
+
+@pytest.mark.parametrize("length", [1, 2, 4])
+@pytest.mark.parametrize("lambda_", [0.0, 0.6, 1.0])
+def test_off_policy_returns_and_retrace(length: int, lambda_: float) -> None:
+    trajectories = every_ending(length)
+    tensors = columns(trajectories, "reward", "discount", "q", "next_value", "truncated")
+    weights = columns(trajectories, "trace", "log_rho")
+    _assert_steps(F.off_policy_returns(trace=weights["trace"], **tensors), trajectories, "off_policy")
+    _assert_steps(F.retrace(log_rho=weights["log_rho"], **tensors, lambda_=lambda_), trajectories, "retrace", lambda_)
+
+
+@pytest.mark.parametrize("length", [1, 2, 4])
+@pytest.mark.parametrize("lambda_", [0.0, 0.6, 1.0])
+@pytest.mark.parametrize("leak", [0.0, 0.3, 1.0])
+def test_vtrace(length: int, lambda_: float, leak: float) -> None:
+    trajectories = every_ending(length)
+    tensors = columns(trajectories, "log_rho", "reward", "discount", "value", "next_value", "truncated")
+    clips: dict[str, Any] = {"clip_rho": 1.4, "clip_c": 1.2, "clip_pg_rho": 0.9}
+    target, advantage = F.vtrace(**tensors, lambda_=lambda_, **clips, leak=leak)
+    _assert_steps(target, trajectories, "v_trace", lambda_, 1.4, 1.2, leak)
+    _assert_steps(advantage, trajectories, "v_trace_advantage", lambda_, 1.4, 1.2, 0.9, leak)
+
+
+@given(length=st.integers(1, 5 * SHORT), seed=st.integers(0, 1000), lambda_=st.floats(0, 1), n=st.integers(1, 50))
+def test_long_trajectories(length: int, seed: int, lambda_: float, n: int) -> None:
     generator = np.random.default_rng(seed)
-    ending = generator.random((2, length)) < 0.2
+    ending = generator.random((2, length)) < 0.1
     one = Trajectory(seed, tuple(ending[0].tolist()), tuple(ending[1].tolist()))
     tensors = columns([one], "reward", "discount", "next_value", "truncated")
-    values = columns([one], "value")
+    values, q, weights = (columns([one], name) for name in ("value", "q", "log_rho"))
     _assert_steps(F.lambda_returns(**tensors, lambda_=lambda_), [one], "lambda_return", lambda_)
-    _assert_steps(F.n_step_returns(**tensors, n=3), [one], "n_step", 3)
+    _assert_steps(F.n_step_returns(**tensors, n=n), [one], "n_step", n)
     _assert_steps(F.gae(**tensors, **values, lambda_=lambda_), [one], "advantage", lambda_)
+    _assert_steps(F.upgo_returns(**tensors), [one], "upgo")
+    _assert_steps(F.retrace(**weights, **tensors, **q, lambda_=lambda_), [one], "retrace", lambda_)
+    target, advantage = F.vtrace(**weights, **tensors, **values, lambda_=lambda_)
+    _assert_steps(target, [one], "v_trace", lambda_, 1.0, 1.0, 0.0)
+    _assert_steps(advantage, [one], "v_trace_advantage", lambda_, 1.0, 1.0, 1.0, 0.0)
+
+
+@pytest.mark.parametrize("length", [0, 1, 2, SHORT, SHORT + 1, 16, 21])
+def test_gradients_through_the_scan(length: int) -> None:
+    """First and second derivatives, where both forms of it begin and end; discounts of 0 are inside."""
+    generator = torch.Generator().manual_seed(length)
+    tensors = [torch.randn(length, 2, generator=generator) for _ in range(3)]
+    tensors[1] = torch.where(torch.rand(length, 2, generator=generator) < 0.2, 0.0, GAMMA)
+    for tensor in tensors:
+        tensor.requires_grad_()
+    truncated = torch.rand(length, 2, generator=generator) < 0.1
+
+    def returns(reward: Tensor, discount: Tensor, next_value: Tensor) -> tuple[Tensor, ...]:
+        lambda_return = F.lambda_returns(reward, discount, next_value, lambda_=0.8, truncated=truncated)
+        return lambda_return, F.n_step_returns(reward, discount, next_value, n=SHORT + 3, truncated=truncated)
+
+    assert torch.autograd.gradcheck(returns, tensors)
+    assert torch.autograd.gradgradcheck(returns, tensors)
+
+
+def test_a_thousand_steps_compile_to_what_they_are() -> None:
+    """As one graph in seconds, since no loop over time is unrolled; and to float64's precision."""
+    torch.compiler.reset()
+    generator = torch.Generator().manual_seed(0)
+    log_rho, reward, value, next_value = (torch.randn(1000, 2, generator=generator) for _ in range(4))
+    discount = torch.where(torch.rand(1000, 2, generator=generator) < 0.01, 0.0, 0.999)
+    truncated = torch.rand(1000, 2, generator=generator) < 0.01
+
+    def returns() -> tuple[Tensor, ...]:
+        return (
+            F.gae(reward, discount, value, next_value, lambda_=1.0, truncated=truncated),
+            F.retrace(log_rho, reward, discount, value, next_value, truncated=truncated),
+            F.n_step_returns(reward, discount, next_value, n=700, truncated=truncated),
+            *F.vtrace(log_rho, reward, discount, value, next_value, truncated=truncated),
+        )
+
+    results = torch.compile(returns, fullgraph=True, backend="aot_eager")()
+    for actual, expected in zip(results, returns(), strict=True):
+        assert_close(actual, expected)
+    delta, factor = reward + discount * next_value - value, discount.masked_fill(truncated, 0.0)
+    advantage = torch.zeros(1001, 2)
+    for t in reversed(range(1000)):
+        advantage[t] = delta[t] + factor[t] * advantage[t + 1]
+    torch.testing.assert_close(results[0], advantage[:-1], rtol=1e-12, atol=1e-12)
 
 
 # What they are in terms of each other
@@ -142,6 +283,101 @@ def test_gae_is_the_lambda_return_minus_the_value(lambda_: float) -> None:
     assert_close(advantage, F.lambda_returns(**tensors, lambda_=lambda_) - value)
 
 
+@pytest.mark.parametrize("lambda_", [0.0, 0.8, 1.0])
+def test_on_policy_vtrace_is_the_lambda_return_and_gae(lambda_: float) -> None:
+    tensors = _tensors("reward", "discount", "next_value", "truncated")
+    value = torch.cat([torch.randn(1, tensors["reward"].shape[1]), tensors["next_value"][:-1]])
+    target, advantage = F.vtrace(torch.zeros_like(value), **tensors, value=value, lambda_=lambda_)
+    assert_close(target, F.lambda_returns(**tensors, lambda_=lambda_))
+    assert_close(advantage, F.gae(**tensors, value=value, lambda_=lambda_))
+
+
+def test_vtrace_without_bounds_is_importance_sampling() -> None:
+    """So is a leak of 1, under any bounds."""
+    tensors = _tensors("log_rho", "reward", "discount", "value", "next_value", "truncated")
+    free: dict[str, Any] = {"clip_rho": 1e6, "clip_c": 1e6, "clip_pg_rho": 1e6}
+    tight: dict[str, Any] = {"clip_rho": 0.1, "clip_c": 0.2, "clip_pg_rho": 0.3}
+    unbound, leaking = F.vtrace(**tensors, **free), F.vtrace(**tensors, **tight, leak=1.0)
+    assert isinstance(unbound, VTrace)
+    assert_close(unbound.target, leaking.target)
+    assert_close(unbound.advantage, leaking.advantage)
+    # Per-decision importance sampling of state values (Precup et al., 2000): rho (G - v) with the trace rho.
+    rho, value = tensors.pop("log_rho").exp(), tensors.pop("value")
+    consistent = torch.cat([value[:1], tensors["next_value"][:-1]])
+    returns = F.off_policy_returns(rho, **tensors, q=consistent)
+    target = F.vtrace(rho.log(), **tensors, value=consistent, **free).target
+    assert_close(target - consistent, rho * (returns - consistent))
+
+
+def test_cases_of_off_policy_returns() -> None:
+    tensors = _tensors("reward", "discount", "next_value", "truncated")
+    q, log_rho, next_q = (_tensors(name)[name] for name in ("q", "log_rho", "next_q"))
+    one_step = tensors["reward"] + tensors["discount"] * tensors["next_value"]
+    assert_close(F.retrace(log_rho, **tensors, q=q, lambda_=0.0), one_step)
+    assert_close(F.retrace(torch.full_like(q, -torch.inf), **tensors, q=q), one_step)
+    on_policy = F.off_policy_returns(torch.full_like(q, 0.6), **tensors, q=q)
+    assert_close(F.retrace(log_rho.abs(), **tensors, q=q, lambda_=0.6), on_policy)
+    # Where the action taken is worth its state, a trace is a lambda.
+    sarsa = torch.cat([q[:1], tensors["next_value"][:-1]])
+    assert_close(
+        F.off_policy_returns(torch.full_like(q, 0.6), **tensors, q=sarsa), F.lambda_returns(**tensors, lambda_=0.6)
+    )
+    # Watkins' Q(lambda) of greedy actions is Peng's; of exploring ones, one-step Q-learning.
+    greedy = {**tensors, "next_value": next_q.amax(-1)}
+    taken = torch.cat([q[:1], greedy["next_value"][:-1]])
+    del tensors["next_value"]
+    peng = F.q_lambda_returns(**tensors, next_q=next_q, lambda_=0.6)
+    assert_close(F.off_policy_returns(torch.full_like(q, 0.6), **greedy, q=taken), peng)
+    watkins = F.off_policy_returns(torch.zeros_like(q), **greedy, q=q)
+    assert_close(watkins, F.q_lambda_returns(**tensors, next_q=next_q, lambda_=0.0))
+
+
+def test_upgo_between_its_extremes() -> None:
+    """Every next step better than expected: the whole return. Every one worse: one step."""
+    tensors = _tensors("discount", "truncated")
+    reward, next_value = torch.rand_like(tensors["discount"]), torch.zeros_like(tensors["discount"])
+    better = {**tensors, "reward": reward, "next_value": next_value}
+    assert_close(F.upgo_returns(**better), F.lambda_returns(**better))
+    worse = {**tensors, "reward": -reward - 1, "next_value": next_value}
+    assert_close(F.upgo_returns(**worse), worse["reward"])
+    assert not torch.equal(F.upgo_returns(**worse), F.lambda_returns(**worse))
+    equal = torch.ones(3)  # exactly as good as expected: goes on, as in AlphaStar
+    assert_close(F.upgo_returns(torch.zeros(3), equal, torch.tensor([2.0, 2.0, 5.0])), torch.full((3,), 5.0))
+
+
+def test_worked_numbers() -> None:
+    """Two steps with gamma 1/2, by hand."""
+    rho, reward, discount = torch.tensor([0.5, 4.0]), torch.tensor([1.0, 2.0]), torch.tensor([0.5, 0.5])
+    value, next_value = torch.tensor([3.0, 2.0]), torch.tensor([2.0, 4.0])
+    # delta: 0.5 (1 + 1 - 3) = -0.5 and 2 (2 + 2 - 2) = 4; target_0 = 3 - 0.5 + 0.5 * 0.5 * 4
+    target, advantage = F.vtrace(rho.log(), reward, discount, value, next_value, clip_rho=2.0, clip_pg_rho=3.0)
+    assert_close(target, torch.tensor([3.5, 6.0]))
+    # 0.5 (1 + 0.5 * 6 - 3) and 3 (2 + 0.5 * 4 - 2)
+    assert_close(advantage, torch.tensor([0.5, 6.0]))
+    leaky = F.vtrace(rho.log(), reward, discount, value, next_value, clip_rho=2.0, leak=0.5)
+    assert_close(leaky.target[1], torch.tensor(8.0))  # a weight of (2 + 4) / 2
+    # G_1 = 2 + 0.5 * 4; c_1 = 0.8; G_0 = 1 + 0.5 (2 + 0.8 (4 - 2))
+    assert_close(F.retrace(rho.log(), reward, discount, value, next_value, lambda_=0.8), torch.tensor([2.8, 4.0]))
+
+
+def test_n_step_returns_with_a_lambda() -> None:
+    """The lambda-return of a trajectory that ends after n steps."""
+    tensors = _tensors("reward", "discount", "next_value", "truncated")
+    assert_close(F.n_step_returns(**tensors, n=3, lambda_=0.6), F.lambda_returns(**tensors, lambda_=0.6))
+    ending = {name: tensor[:2] for name, tensor in tensors.items()}
+    expected = F.lambda_returns(**ending, lambda_=0.6)[0]
+    assert_close(F.n_step_returns(**tensors, n=2, lambda_=0.6)[0], expected)
+    assert_close(F.n_step_returns(**tensors, n=1, lambda_=0.6), F.n_step_returns(**tensors, n=1))
+
+
+def test_weights_that_overflow_are_clipped_with_a_gradient_of_0() -> None:
+    log_rho = torch.tensor([1e4, -1e4, 1e4], requires_grad=True)
+    one = torch.ones(3)
+    for result in (F.retrace(log_rho, one, one, one, one), *F.vtrace(log_rho, one, one, one, one)):
+        assert result.isfinite().all()
+        assert not torch.autograd.grad(result.sum(), log_rho, retain_graph=True)[0].any()
+
+
 def test_n_of_the_whole_length_is_lambda_1_and_n_of_1_is_lambda_0() -> None:
     tensors = _tensors("reward", "discount", "next_value", "truncated")
     for n in (3, 4, 100):
@@ -155,6 +391,17 @@ def test_defaults() -> None:
     tensors, value = _tensors("reward", "discount", "next_value"), _tensors("value")["value"]
     assert_close(F.lambda_returns(**tensors), F.lambda_returns(**tensors, lambda_=1.0))
     assert_close(F.gae(**tensors, value=value), F.gae(**tensors, value=value, lambda_=0.95))
+    log_rho, q, next_q = (_tensors(name)[name] for name in ("log_rho", "q", "next_q"))
+    assert_close(F.retrace(log_rho, **tensors, q=q), F.retrace(log_rho, **tensors, q=q, lambda_=1.0))
+    plain = F.vtrace(log_rho, **tensors, value=value)
+    said: dict[str, Any] = {"lambda_": 1.0, "clip_rho": 1.0, "clip_c": 1.0, "clip_pg_rho": 1.0, "leak": 0.0}
+    for actual, expected in zip(plain, F.vtrace(log_rho, **tensors, value=value, **said), strict=True):
+        assert_close(actual, expected)
+    del tensors["next_value"]
+    assert_close(
+        F.q_lambda_returns(**tensors, next_q=next_q), F.q_lambda_returns(**tensors, next_q=next_q, lambda_=1.0)
+    )
+    tensors = _tensors("reward", "discount", "next_value")
     never = torch.zeros(3, 1, dtype=torch.bool)
     assert_close(F.gae(**tensors, value=value), F.gae(**tensors, value=value, truncated=never))
 
@@ -168,6 +415,13 @@ def test_time_limits_are_not_terminations() -> None:
         assert_close(F.lambda_returns(reward, discount, value, truncated=cut), value)
         assert_close(F.n_step_returns(reward, discount, value, n=2, truncated=cut), value)
         assert_close(F.gae(reward, discount, value, value, truncated=cut), torch.zeros(6))
+        assert_close(F.upgo_returns(reward, discount, value, truncated=cut), value)
+        assert_close(F.q_lambda_returns(reward, discount, value[:, None], lambda_=0.5, truncated=cut), value)
+        log_rho = torch.linspace(-2, 2, 6)
+        assert_close(F.retrace(log_rho, reward, discount, value, value, truncated=cut), value)
+        target, advantage = F.vtrace(log_rho, reward, discount, value, value, truncated=cut)
+        assert_close(target, value)
+        assert_close(advantage, torch.zeros(6))
     discount = torch.where(truncated, 0.0, GAMMA)  # the mistake: they would be worth less
     assert F.lambda_returns(reward, discount, value)[1] == 1.0
 
@@ -175,8 +429,8 @@ def test_time_limits_are_not_terminations() -> None:
 @pytest.mark.parametrize("ending", ["terminated", "truncated"])
 def test_nothing_crosses_the_end_of_an_episode(ending: str) -> None:
     """The gradient of a return with respect to the numbers of the next episode is zero."""
-    tensors = [torch.randn(5, requires_grad=True) for _ in range(3)]
-    reward, value, next_value = tensors
+    tensors = [torch.randn(5, requires_grad=True) for _ in range(4)]
+    reward, value, next_value, log_rho = tensors
     end = torch.arange(5) == 2
     discount = torch.where(end, 0.0, GAMMA) if ending == "terminated" else torch.full((5,), GAMMA)
     truncated = end if ending == "truncated" else None
@@ -184,6 +438,10 @@ def test_nothing_crosses_the_end_of_an_episode(ending: str) -> None:
         F.lambda_returns(reward, discount, next_value, lambda_=0.8, truncated=truncated),
         F.n_step_returns(reward, discount, next_value, n=4, truncated=truncated),
         F.gae(reward, discount, value, next_value, truncated=truncated),
+        F.upgo_returns(reward, discount, next_value, truncated=truncated),
+        F.q_lambda_returns(reward, discount, next_value[:, None], lambda_=0.5, truncated=truncated),
+        F.retrace(log_rho, reward, discount, value, next_value, truncated=truncated),
+        *F.vtrace(log_rho, reward, discount, value, next_value, lambda_=0.5, truncated=truncated),
     ):
         gradients = torch.autograd.grad(result[:3].sum(), tensors, retain_graph=True, allow_unused=True)
         assert gradients[0][:3].all()
@@ -196,7 +454,9 @@ def test_truncated_broadcasts_and_dimensions_are_independent() -> None:
     tensors: dict[str, Any] = {name: torch.randn(4, 3, 2) for name in ("reward", "next_value")}
     tensors["discount"] = torch.full((4, 3, 2), GAMMA)
     truncated = torch.tensor([False, True, False, False])[:, None, None]
-    functions: list[tuple[Any, dict[str, Any]]] = [(F.lambda_returns, {"lambda_": 0.5}), (F.n_step_returns, {"n": 2})]
+    functions: list[tuple[Any, dict[str, Any]]] = [
+        (F.lambda_returns, {"lambda_": 0.5}), (F.n_step_returns, {"n": 2}), (F.upgo_returns, {}),
+    ]  # fmt: skip
     for function, options in functions:
         whole = function(**tensors, **options, truncated=truncated)
         for row, column in itertools.product(range(3), range(2)):
@@ -211,6 +471,10 @@ def test_no_steps() -> None:
         F.lambda_returns(empty, empty, empty),
         F.n_step_returns(empty, empty, empty, n=2),
         F.gae(empty, empty, empty, empty),
+        F.upgo_returns(empty, empty, empty),
+        F.q_lambda_returns(empty, empty, torch.zeros(0, 3, 2)),
+        F.retrace(empty, empty, empty, empty, empty),
+        *F.vtrace(empty, empty, empty, empty, empty),
     ):
         assert result.shape == (0, 3)
 
@@ -222,6 +486,23 @@ def test_lambda_out_of_range(bad: float) -> None:
         F.lambda_returns(one, one, one, lambda_=bad)
     with pytest.raises(ValueError, match=r"^gae: lambda_ must be in \[0, 1\]"):
         F.gae(one, one, one, one, lambda_=bad)
+    with pytest.raises(ValueError, match=r"^n_step_returns: lambda_ must be in \[0, 1\]"):
+        F.n_step_returns(one, one, one, n=1, lambda_=bad)
+    with pytest.raises(ValueError, match=r"^q_lambda_returns: lambda_ must be in \[0, 1\]"):
+        F.q_lambda_returns(one, one, one[:, None], lambda_=bad)
+    with pytest.raises(ValueError, match=r"^retrace: lambda_ must be in \[0, 1\]"):
+        F.retrace(one, one, one, one, one, lambda_=bad)
+    for name in ("lambda_", "leak"):
+        with pytest.raises(ValueError, match=rf"^vtrace: {name} must be in \[0, 1\]"):
+            F.vtrace(one, one, one, one, one, **{name: bad})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("bad", [0.0, -1.0, math.inf])
+@pytest.mark.parametrize("name", ["clip_rho", "clip_c", "clip_pg_rho"])
+def test_bound_out_of_range(name: str, bad: float) -> None:
+    one = torch.ones(1)
+    with pytest.raises(ValueError, match=rf"^vtrace: {name} must be in \(0, inf\)"):
+        F.vtrace(one, one, one, one, one, **{name: bad})  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("bad", [0, -1, 1.5, True])
@@ -239,6 +520,11 @@ def test_errors() -> None:
         F.gae(one, one, one, one, truncated=torch.ones(2, 3, dtype=torch.bool))
     with pytest.raises(ValueError, match=r"^lambda_returns: reward must have shape \(T, \.\.\.\), got \(\)$"):
         F.lambda_returns(one[0], one[0], one[0])
+    with pytest.raises(ValueError, match=r"^q_lambda_returns: next_q must have shape \(T, \.\.\., A\), got \(3,\)$"):
+        F.q_lambda_returns(one, one, one)
+    message = r"^q_lambda_returns: reward must have shape \(3,\) \(next_q without its action dimension\), got \(4,\)$"
+    with pytest.raises(ValueError, match=message):
+        F.q_lambda_returns(torch.ones(4), torch.ones(4), torch.ones(3, 2))
 
 
 # Normalised advantages
