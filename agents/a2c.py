@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor, nn
@@ -20,15 +20,17 @@ from agents.parts.networks import (
     ValueNetwork,
     orthogonal_,
 )
-from agents.parts.normalization import ObservationNormalizer, RewardNormalizer
+from agents.parts.normalization import ObservationNormalizer, RewardNormalizer, make_normalizer
 from agents.parts.optimization import Learner
 from agents.parts.rollout import Rollout
 from agents.parts.spaces import Box, Discrete, MultiDiscrete
 from agents.parts.transition import Transitions
-from rlloss.core.checks import check_integer, check_non_negative, check_number
+from rlloss.core.checks import check_choice, check_integer, check_non_negative, check_number
 from rlloss.rl.policy import PolicyGradientLoss, PolicyLoss
-from rlloss.rl.returns import gae, normalize_advantage
+from rlloss.rl.returns import gae, lambda_returns, normalize_advantage, upgo_returns, vtrace
 from rlloss.supervised.regression import MSELoss, RegressionLoss
+
+AdvantageEstimate = Literal["gae", "return", "upgo", "vtrace"]
 
 
 class PolicyBatch(NamedTuple):
@@ -39,7 +41,7 @@ class PolicyBatch(NamedTuple):
         action: Action taken.
         advantage: Advantage of the action.
         value_target: What the critic should have said.
-        old_log_prob: Log-probability under the policy that acted; None where the policy loss does not need it.
+        old_log_prob: Log-probability under the policy that acted; None where nothing needs it.
         mask: Which rows are transitions; None where all are.
         action_mask: Which actions were possible; None where all are.
     """
@@ -67,14 +69,14 @@ class ActorCritic(nn.Module):
         return observation if self.normalizer is None else self.normalizer(observation)
 
     def forward(self, observation: Tensor) -> tuple[Tensor, Tensor]:
-        """From observations ``(B, ...)`` to the policy's outputs and values ``(B,)``."""
+        """From observations ``(B, ...)`` to the outputs of policy and critic."""
         observation = self.normalized(observation)
         features = self.policy.encoder(observation)
         outputs = self.policy.heads(features)
         return outputs, self.critic(features if self.critic.encoder is None else observation)
 
-    def value(self, observation: Tensor) -> Tensor:
-        """Values ``(B,)`` alone."""
+    def criticize(self, observation: Tensor) -> Tensor:
+        """The critic's outputs alone."""
         observation = self.normalized(observation)
         value: Tensor = self.critic(self.policy.encoder(observation) if self.critic.encoder is None else observation)
         return value
@@ -87,9 +89,14 @@ class A2C(Agent):
 
     Args:
         policy_loss: What the policy learns by; ``PolicyGradientLoss()`` by default.
-        critic_loss: What the critic learns by; ``MSELoss()`` by default.
+        critic_loss: What the critic learns by; ``MSELoss()`` by default. One that predicts a distribution
+            (``HLGaussLoss``, ``TwoHotLoss``) gives the critic as many outputs.
         discount: Discount factor gamma, in [0, 1].
-        gae_lambda: lambda of the advantage estimate, in [0, 1].
+        advantage: "gae", generalised advantage estimation; "return", the return alone, without the critic as a
+            baseline (with gae_lambda 1, REINFORCE); "upgo", AlphaStar's return of what went better than expected, less
+            the value; "vtrace", V-trace, which weighs what the policy has become unlikely to do since it acted, anew in
+            every epoch (IMPALA).
+        gae_lambda: lambda of the advantage estimate, in [0, 1]; "upgo" has it in the critic's target alone.
         rollout_length: Steps of each environment per update, >= 1.
         epochs: Passes over each rollout, >= 1.
         minibatches: Parts that a rollout is shuffled into, per epoch, >= 1.
@@ -134,6 +141,7 @@ class A2C(Agent):
         policy_loss: PolicyLoss | None = None,
         critic_loss: RegressionLoss | None = None,
         discount: float = 0.99,
+        advantage: AdvantageEstimate = "gae",
         gae_lambda: float = 1.0,
         rollout_length: int = 5,
         epochs: int = 1,
@@ -159,6 +167,7 @@ class A2C(Agent):
         self.policy_loss: PolicyLoss = PolicyGradientLoss() if policy_loss is None else policy_loss
         self.critic_loss: RegressionLoss = MSELoss() if critic_loss is None else critic_loss
         self.discount = discount
+        self.advantage: AdvantageEstimate = advantage
         self.gae_lambda = gae_lambda
         self.rollout_length = rollout_length
         self.epochs = epochs
@@ -198,6 +207,7 @@ class A2C(Agent):
             learning_rate_steps=self.learning_rate_steps,
         )
         check_number("A2C", "log_std_init", self.log_std_init)
+        check_choice("A2C", "advantage", self.advantage, get_args(AdvantageEstimate))
         check_number("A2C", "gae_lambda", self.gae_lambda, low=0.0, high=1.0)
         for name in ("rollout_length", "epochs", "minibatches"):
             check_integer("A2C", name, getattr(self, name), low=1)
@@ -228,11 +238,13 @@ class A2C(Agent):
             kind = SquashedGaussianPolicy if self.squash else GaussianPolicy
             policy = kind(observation, action, **networks, log_std_init=self.log_std_init)  # type: ignore[arg-type]
         features = policy.head.in_features if self.shared_trunk else None
-        critic = ValueNetwork(observation, **networks, features=features)  # type: ignore[arg-type]
+        outputs = self.critic_loss.num_outputs
+        critic = ValueNetwork(observation, **networks, features=features, outputs=outputs)  # type: ignore[arg-type]
         if self.orthogonal_init:
             orthogonal_(policy, head_gain=0.01)
             orthogonal_(critic, head_gain=1.0)
-        self.network = ActorCritic(policy, critic, self._make_normalizer()).to(self.device)
+        normalizer = make_normalizer("A2C", observation) if self.normalize_observations else None
+        self.network = ActorCritic(policy, critic, normalizer).to(self.device)
         self.policy = self.network.policy
         self.policy_loss.to(self.device)
         self.critic_loss.to(self.device)
@@ -257,14 +269,6 @@ class A2C(Agent):
         if self.normalize_rewards:
             self.reward_normalizer = RewardNormalizer(self.spec.num_envs, self.discount).to(self.device)
         self.updates = 0
-
-    def _make_normalizer(self) -> ObservationNormalizer | None:
-        if not self.normalize_observations:
-            return None
-        space = self.spec.observation
-        if not isinstance(space, Box) or space.dtype != torch.float32:
-            raise ValueError(f"A2C: normalize_observations needs observations that are a Box of numbers, got {space}")
-        return ObservationNormalizer(space.shape)
 
     def _check_criterion(self) -> None:
         """A density may exceed 1, where a loss that presumes probabilities means nothing."""
@@ -318,11 +322,11 @@ class A2C(Agent):
         advantage, mask = batch.advantage, batch.mask
         if self.normalize_advantages:
             advantage = normalize_advantage(advantage, mask=mask)
-        outputs, value = self.network(batch.observation)
+        outputs, critic_outputs = self.network(batch.observation)
         outputs = self._among(outputs, batch.action_mask)
         log_prob = self.policy.log_prob(outputs, batch.action)
         policy_loss = self.policy_loss(log_prob, batch.old_log_prob, advantage, mask=mask)
-        value_loss = self.critic_loss(value, batch.value_target, mask=mask)
+        value_loss = self.critic_loss(critic_outputs, batch.value_target, mask=mask)
         entropy_loss = self.policy.entropy_loss(outputs, mask)
         loss = policy_loss + self.value_coefficient * value_loss + self.entropy_coefficient * entropy_loss
         return loss, {
@@ -330,44 +334,73 @@ class A2C(Agent):
             "policy_loss": policy_loss.detach(),
             "value_loss": value_loss.detach(),
             "entropy": -entropy_loss.detach(),
-            "value": masked_mean(value.detach(), mask),
+            "value": masked_mean(self.critic_loss.value(critic_outputs.detach()), mask),
             "advantage_std": _spread(batch.advantage, mask),
         }
 
     @torch.no_grad()
-    def _prepare(self, rows: Tensor) -> PolicyBatch:
-        """Advantages and value targets of a rollout's rows ``(T, N, bytes)``, flattened to ``(T * N, ...)``."""
+    def _prepare(self, rows: Tensor, old_log_prob: Tensor | None = None) -> PolicyBatch:
+        """Advantages and value targets of a rollout's rows ``(T, N, bytes)``, flattened to ``(T * N, ...)``.
+
+        Args:
+            rows: The rollout.
+            old_log_prob: ``(T * N,)``, of the policy that acted; None where that is the present one.
+        """
         rollout = Transitions(rows, self.layout, 0)
+        shape = rollout.reward.shape
         observation = rollout.observation.flatten(0, 1)
-        value = self.network.value(observation).view(rollout.reward.shape)
-        next_value = self.network.value(rollout.next_observation.flatten(0, 1)).view(rollout.reward.shape)
+        value = self._value(observation).view(shape)
+        next_value = self._value(rollout.next_observation.flatten(0, 1)).view(shape)
         mask = rollout.mask
         # A row that only resets an environment is no step: what comes after it must not flow into it.
         truncated = rollout.truncated if mask is None else rollout.truncated | ~mask
         reward = rollout.reward if self.reward_normalizer is None else self.reward_normalizer(rollout.reward)
-        advantage = gae(
-            reward,
-            torch.where(rollout.terminated, 0.0, self.discount),
-            value,
-            next_value,
-            lambda_=self.gae_lambda,
-            truncated=truncated,
-        )
         action = rollout.action.flatten(0, 1)
         action_mask = None if rollout.action_mask is None else rollout.action_mask.flatten(0, 1)
-        old_log_prob = None
-        if self.policy_loss.needs_old_log_prob:
+        log_rho = torch.zeros_like(value)
+        if self.policy_loss.needs_old_log_prob or self.advantage == "vtrace":
             outputs = self.policy(self.network.normalized(observation))
-            old_log_prob = self.policy.log_prob(self._among(outputs, action_mask), action)
+            log_prob = self.policy.log_prob(self._among(outputs, action_mask), action)
+            old_log_prob = log_prob if old_log_prob is None else old_log_prob
+            log_rho = (log_prob - old_log_prob).view(shape)
+        discount = torch.where(rollout.terminated, 0.0, self.discount)
+        advantage, target = self._estimate(log_rho, reward, discount, value, next_value, truncated)
         return PolicyBatch(
             observation,
             action,
             advantage.flatten(),
-            (value + advantage).flatten(),
+            target.flatten(),
             old_log_prob,
             None if mask is None else mask.flatten(),
             action_mask,
         )
+
+    def _value(self, observation: Tensor) -> Tensor:
+        return self.critic_loss.value(self.network.criticize(observation))
+
+    def _estimate(
+        self,
+        log_rho: Tensor,
+        reward: Tensor,
+        discount: Tensor,
+        value: Tensor,
+        next_value: Tensor,
+        truncated: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        """Advantages, and what the critic should have said, ``(T, N)``."""
+        if self.advantage == "vtrace":
+            estimate = vtrace(
+                log_rho, reward, discount, value, next_value, lambda_=self.gae_lambda, truncated=truncated
+            )
+            return estimate.advantage, estimate.target
+        if self.advantage == "return":
+            returns = lambda_returns(reward, discount, next_value, lambda_=self.gae_lambda, truncated=truncated)
+            return returns, returns
+        advantage = gae(reward, discount, value, next_value, lambda_=self.gae_lambda, truncated=truncated)
+        target = value + advantage
+        if self.advantage == "upgo":
+            advantage = upgo_returns(reward, discount, next_value, truncated=truncated) - value
+        return advantage, target
 
     def _loss_of_rollout(self, rows: Tensor) -> tuple[Tensor, Metrics]:
         return self.compute_loss(self._prepare(rows))
@@ -382,8 +415,11 @@ class A2C(Agent):
         if self.one_pass:
             metrics = [self.learner.step(rows)]
         else:
-            batch = self._prepare(rows)
-            metrics = [self.learner.step(part) for _ in range(self.epochs) for part in self._split(batch)]
+            metrics, batch = [], self._prepare(rows)
+            for epoch in range(self.epochs):
+                if epoch > 0 and self.advantage == "vtrace":
+                    batch = self._prepare(rows, batch.old_log_prob)
+                metrics += [self.learner.step(part) for part in self._split(batch)]
         self.updates += len(metrics)
         self._see_observations(rows)
         return metrics

@@ -13,6 +13,7 @@ from agents.parts.acting import chain
 from agents.parts.exploration import linear_schedule
 from agents.parts.hyperparameters import check_learning, check_loss
 from agents.parts.networks import Activation, QNetwork, draw_noise
+from agents.parts.normalization import make_normalizer
 from agents.parts.optimization import Learner, flatten_parameters
 from agents.parts.replay import Batch, PrioritizedReplay, Replay
 from agents.parts.spaces import Discrete
@@ -37,8 +38,12 @@ class DQN(Agent):
         hidden_sizes: Widths of the MLP's hidden layers (images go through the Nature CNN instead,
             small ones through one convolution before).
         activation: Activation of the MLP.
+        normalize_observations: Make each number of an observation one of mean 0 and variance 1, by what training saw so
+            far. For a Box of numbers: bytes and bools are scaled already, integers are one-hot.
         optimizer: Name of an optimiser in torch.optim. (Of these Adafactor alone waits for a GPU at every step.)
         learning_rate: Step size, > 0.
+        learning_rate_end: Step size in the end, >= 0; null for one that stays.
+        learning_rate_steps: Environment steps from the one to the other, linearly.
         optimizer_args: Further arguments of the optimiser, by name.
         max_grad_norm: Largest norm of the gradient, > 0; null for no clipping.
         batch_size: Transitions per gradient step, >= 1.
@@ -80,8 +85,11 @@ class DQN(Agent):
         noisy: bool = False,
         hidden_sizes: list[int] | None = None,
         activation: Activation = "relu",
+        normalize_observations: bool = False,
         optimizer: str = "Adam",
         learning_rate: float = 1e-3,
+        learning_rate_end: float | None = None,
+        learning_rate_steps: int = 0,
         optimizer_args: dict[str, Any] | None = None,
         max_grad_norm: float | None = 10.0,
         batch_size: int = 128,
@@ -105,8 +113,11 @@ class DQN(Agent):
         self.noisy = noisy
         self.hidden_sizes = [128, 128] if hidden_sizes is None else hidden_sizes
         self.activation: Activation = activation
+        self.normalize_observations = normalize_observations
         self.optimizer = optimizer
         self.learning_rate = learning_rate
+        self.learning_rate_end = learning_rate_end
+        self.learning_rate_steps = learning_rate_steps
         self.optimizer_args = optimizer_args or {}
         self.max_grad_norm = max_grad_norm
         self.batch_size = batch_size
@@ -135,6 +146,8 @@ class DQN(Agent):
             learning_rate=self.learning_rate,
             optimizer_args=self.optimizer_args,
             max_grad_norm=self.max_grad_norm,
+            learning_rate_end=self.learning_rate_end,
+            learning_rate_steps=self.learning_rate_steps,
         )
         for name in ("n_step", "batch_size", "target_update_every"):
             check_integer("DQN", name, getattr(self, name), low=1)
@@ -177,9 +190,13 @@ class DQN(Agent):
             optimizer_args=self.optimizer_args,
             max_grad_norm=self.max_grad_norm,
             compiled=self.compiled,
+            learning_rate_end=self.learning_rate_end,
+            learning_rate_steps=self.learning_rate_steps,
         )
         self.encode = chain(self.network.encoder)
         self.target_network = copy.deepcopy(self.network).requires_grad_(False)
+        if self.normalize_observations:  # one for both networks; the online one's, so that a model file holds it
+            self.network.normalizer = make_normalizer("DQN", self.spec.observation).to(self.device)
         self.target_parameters = flatten_parameters(self.target_network).requires_grad_(False)
         # Where a gradient step, one graph when compiled, leaves the errors that priorities are made of.
         self.td_error = torch.zeros(self.batch_size, device=self.device)
@@ -211,6 +228,7 @@ class DQN(Agent):
     @torch.no_grad()
     def act(self, observation: Tensor, *, explore: bool = True) -> Tensor:
         """Epsilon-greedy, with one coin per environment; the weights' noise is that of all environments."""
+        observation = self._normalized(observation)
         if explore and self.noisy:
             outputs = self.network(observation, self._draw_noise(1)[0])
         else:
@@ -223,6 +241,11 @@ class DQN(Agent):
             action = torch.where(coin < self.epsilon, random, action)
         return action.cpu()
 
+    def _normalized(self, observation: Tensor) -> Tensor:
+        """Observations as the networks see them."""
+        normalizer = self.network.normalizer
+        return observation if normalizer is None else normalizer(observation)
+
     def _draw_noise(self, count: int) -> Tensor:
         return draw_noise(count, self.network.noise_size, self.generator)
 
@@ -231,6 +254,8 @@ class DQN(Agent):
         if self.replay is None:  # made late: an evaluation needs none
             self.replay = self._make_replay()
         self.replay.write(transitions)
+        if self.network.normalizer is not None:
+            self.network.normalizer.update(transitions.observation, transitions.mask)
         self.steps += transitions.count
 
     def cut(self) -> None:
@@ -252,11 +277,12 @@ class DQN(Agent):
     def _compute_loss(self, batch: Batch, noise: Tensor | None) -> tuple[Tensor, Metrics, Tensor]:
         """Loss, metrics, and the TD error of each transition."""
         noise_online, noise_target, noise_selector = (None, None, None) if noise is None else noise.unbind()
-        outputs = self.network(batch.observation, noise_online)
+        observation, next_observation = (self._normalized(x) for x in (batch.observation, batch.next_observation))
+        outputs = self.network(observation, noise_online)
         with torch.no_grad():
-            next_outputs = self.target_network(batch.next_observation, noise_target)
-            selector = self.network(batch.next_observation, noise_selector) if self.loss.double else None
-            here = self.target_network(batch.observation, noise_target) if self.loss.needs_target_outputs else None
+            next_outputs = self.target_network(next_observation, noise_target)
+            selector = self.network(next_observation, noise_selector) if self.loss.double else None
+            here = self.target_network(observation, noise_target) if self.loss.needs_target_outputs else None
         loss, td_error = self.loss(
             outputs,
             batch.action,
@@ -293,6 +319,7 @@ class DQN(Agent):
         """Take as many gradient steps as the replay ratio asks for by now."""
         if self.replay is None or not self.replay.can_sample(self.window):
             return []
+        self.learner.schedule(self.steps)
         due = self.count_updates(self.steps, self.spec.num_envs) - self.updates
         return [self._gradient_step(self.replay) for _ in range(due)]
 

@@ -11,9 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from agents.parts.normalization import ObservationNormalizer
 from agents.parts.spaces import Box, Discrete, MultiDiscrete, Space
 from rlloss.core.reduction import reduce_loss
-from rlloss.functional import entropy_loss
+from rlloss.functional import entropy_loss, gaussian_entropy, gaussian_log_prob, squashed_gaussian_log_prob
 
 Activation = Literal["relu", "tanh"]
 _ACTIVATIONS = {"relu": nn.ReLU, "tanh": nn.Tanh}
@@ -210,6 +211,7 @@ class QNetwork(nn.Module):
                     self.encoder[index] = NoisyLinear(layer.in_features, layer.out_features)
         self.advantage = linear(features, num_actions * outputs_per_action)
         self.value = linear(features, outputs_per_action) if dueling else None
+        self.normalizer: ObservationNormalizer | None = None  # for whoever normalises what goes in; part of the model
         # In the order in which they are computed.
         self._noise_sizes = [layer.noise_size for layer in self.modules() if isinstance(layer, NoisyLinear)]
         self.noise_size = sum(self._noise_sizes)
@@ -359,12 +361,11 @@ class GaussianPolicy(nn.Module):
 
     def log_prob(self, mean: Tensor, action: Tensor) -> Tensor:
         """Log-density of each action, ``(B,)``, summed over its dimensions."""
-        z = (action.view_as(mean) - mean) * torch.exp(-self.log_std)
-        return -(0.5 * z.square() + self.log_std + 0.5 * math.log(2.0 * math.pi)).sum(-1)
+        return gaussian_log_prob(action.view_as(mean), mean, self.log_std)
 
     def entropy_loss(self, mean: Tensor, mask: Tensor | None) -> Tensor:
         """Minus the entropy, the same for every observation."""
-        return -(self.log_std + 0.5 * math.log(2.0 * math.pi * math.e)).sum()
+        return -gaussian_entropy(self.log_std)
 
 
 def _log_tanh_slope(u: Tensor) -> Tensor:
@@ -401,7 +402,7 @@ class SquashedGaussianPolicy(GaussianPolicy):
 
     def log_prob(self, mean: Tensor, action: Tensor) -> Tensor:
         """Log-density of each squashed action, ``(B,)``, summed over its dimensions."""
-        return super().log_prob(mean, action) - _log_tanh_slope(action.view_as(mean)).sum(-1)
+        return squashed_gaussian_log_prob(action.view_as(mean), mean, self.log_std)
 
     def entropy_loss(self, mean: Tensor, mask: Tensor | None) -> Tensor:
         """Minus the mean entropy.
@@ -419,21 +420,30 @@ Policy = CategoricalPolicy | GaussianPolicy
 
 
 class ValueNetwork(nn.Module):
-    """State values, of observations or of another network's ``features``, of which there are so many."""
+    """State values, of observations or of another network's ``features``, of which there are so many.
+
+    A value may take several ``outputs``, which a loss makes one of.
+    """
 
     def __init__(
-        self, observation: Space, *, hidden_sizes: Sequence[int], activation: Activation, features: int | None = None
+        self,
+        observation: Space,
+        *,
+        hidden_sizes: Sequence[int],
+        activation: Activation,
+        features: int | None = None,
+        outputs: int = 1,
     ) -> None:
         super().__init__()
         self.encoder: nn.Sequential | None = None
         if features is None:
             self.encoder, features = make_encoder(observation, hidden_sizes, activation)
-        self.head = nn.Linear(features, 1)
+        self.head = nn.Linear(features, outputs)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Observations ``(B, ...)``, or features ``(B, F)`` where it has no encoder, to values ``(B,)``."""
+        """Observations ``(B, ...)``, or features ``(B, F)`` without an encoder, to ``(B,)``, or ``(B, outputs)``."""
         value: Tensor = self.head(x if self.encoder is None else self.encoder(x))
-        return value.squeeze(-1)
+        return value.squeeze(-1) if self.head.out_features == 1 else value
 
 
 def orthogonal_(network: nn.Module, *, head_gain: float) -> None:

@@ -8,6 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from agents.parts.spaces import Box, Space
+
 _EPSILON = 1e-8  # added to a variance, as in Gymnasium and Stable-Baselines3
 _LARGEST = 10.0  # bound of what was normalised, as in Stable-Baselines3
 
@@ -63,6 +65,17 @@ class ObservationNormalizer(RunningMoments):
         """``(..., *shape)`` to float32 of the same shape."""
         scaled = (observation - self.mean) * (self.variance + _EPSILON).rsqrt()
         return scaled.clamp(-_LARGEST, _LARGEST).float()
+
+
+def make_normalizer(owner: str, space: Space) -> ObservationNormalizer:
+    """The normaliser of a space's observations.
+
+    Raises:
+        ValueError: Observations that are no Box of numbers.
+    """
+    if not isinstance(space, Box) or space.dtype != torch.float32:
+        raise ValueError(f"{owner}: normalize_observations needs observations that are a Box of numbers, got {space}")
+    return ObservationNormalizer(space.shape)
 
 
 class RewardNormalizer(nn.Module):

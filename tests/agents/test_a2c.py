@@ -13,6 +13,8 @@ from gymnasium.vector import AutoresetMode
 from torch import Tensor
 from torch.distributions import Categorical, Normal
 
+import rlloss
+import rlloss.functional as F
 from agents import evaluate, resume, train
 from agents.a2c import A2C, PolicyBatch
 from agents.parts.envs import Envs, make_vec
@@ -69,7 +71,7 @@ def test_a_time_limit_is_no_end(mode: AutoresetMode, gae_lambda: float) -> None:
     envs = [partial(CountingEnv, (length,), view="parity") for length in (3, 1, 5)]
     agent = table(gae_lambda=gae_lambda)
     run(agent, start(agent, make_vector(envs, mode)), 3000)
-    assert_close(agent.network.value(torch.arange(2)), torch.full((2,), 10.0), dtype=torch.float16)
+    assert_close(agent.network.criticize(torch.arange(2)), torch.full((2,), 10.0), dtype=torch.float16)
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -78,7 +80,7 @@ def test_a_terminal_state_is_an_end(mode: AutoresetMode, gae_lambda: float) -> N
     agent = table(gae_lambda=gae_lambda)
     vector = make_vector([partial(CountingEnv, (2,), (True,), view="parity")] * 2, mode)
     run(agent, start(agent, vector), 1500)
-    assert_close(agent.network.value(torch.arange(2)), torch.tensor([1.9, 1.0]), dtype=torch.float16)
+    assert_close(agent.network.criticize(torch.arange(2)), torch.tensor([1.9, 1.0]), dtype=torch.float16)
 
 
 @pytest.mark.parametrize(
@@ -91,8 +93,90 @@ def test_a_chain_is_solved(options: dict[str, Any]) -> None:
     run(agent, start(agent, make_vector([partial(ChainEnv, 4)] * 4, AutoresetMode.SAME_STEP)), 3000)
     assert agent.act(torch.arange(3), explore=False).tolist() == [1, 1, 1]
     torch.testing.assert_close(
-        agent.network.value(torch.arange(3)).detach(), torch.tensor([0.81, 0.9, 1.0]), rtol=0.0, atol=0.1
+        agent.network.criticize(torch.arange(3)).detach(), torch.tensor([0.81, 0.9, 1.0]), rtol=0.0, atol=0.1
     )
+
+
+ADVANTAGES = ["gae", "return", "upgo", "vtrace"]
+
+
+@pytest.mark.parametrize("advantage", ADVANTAGES)
+@pytest.mark.parametrize("epochs", [1, 3])
+def test_every_advantage_solves_a_chain(advantage: str, epochs: int) -> None:
+    options: dict[str, Any] = {"rollout_length": 16, "epochs": epochs, "gae_lambda": 0.95, "entropy_coefficient": 0.01}
+    if epochs > 1:
+        options |= {"policy_loss": ClippedSurrogateLoss(), "minibatches": 2}
+    agent = table(advantage=advantage, **options | {"learning_rate": 0.2})
+    run(agent, start(agent, make_vector([partial(ChainEnv, 4)] * 4, AutoresetMode.SAME_STEP)), 4000)
+    assert agent.act(torch.arange(3), explore=False).tolist() == [1, 1, 1]
+
+
+POLICY_LOSSES = [
+    rlloss.PolicyGradientLoss(),
+    rlloss.PolicyGradientLoss(rlloss.FocalLoss(gamma=1.0)),
+    rlloss.PolicyGradientLoss(rlloss.PolyLoss()),
+    rlloss.ClippedSurrogateLoss(dual_clip=3.0, kl_coefficient=0.1),
+    rlloss.AdvantageWeightedRegressionLoss(temperature=0.2),
+]
+
+
+@pytest.mark.parametrize("policy_loss", POLICY_LOSSES, ids=lambda loss: " ".join(repr(loss).split()))
+def test_every_policy_loss_solves_a_chain(policy_loss: rlloss.PolicyLoss) -> None:
+    agent = table(policy_loss=policy_loss, rollout_length=16, gae_lambda=0.95, learning_rate=0.2)
+    run(agent, start(agent, make_vector([partial(ChainEnv, 4)] * 4, AutoresetMode.SAME_STEP)), 6000)
+    assert agent.act(torch.arange(3), explore=False).tolist() == [1, 1, 1]
+
+
+@pytest.mark.parametrize(
+    "critic_loss",
+    [rlloss.HLGaussLoss(low=0.0, high=20.0, num_bins=41), rlloss.TwoHotLoss(low=0.0, high=20.0, num_bins=41)],
+    ids=lambda loss: type(loss).__name__,
+)
+@pytest.mark.parametrize("shared_trunk", [False, True])
+def test_a_critic_may_predict_a_distribution(critic_loss: rlloss.HistogramLoss, shared_trunk: bool) -> None:
+    envs = [partial(CountingEnv, (length,), view="parity") for length in (3, 1, 5)]
+    agent = table(critic_loss=critic_loss, shared_trunk=shared_trunk, optimizer="Adam", learning_rate=0.05)
+    run(agent, start(agent, make_vector(envs, AutoresetMode.SAME_STEP)), 4000)
+    assert agent.network.criticize(torch.arange(2)).shape == (2, 41)
+    assert agent.critic_loss.value(agent.network.criticize(torch.arange(2))).tolist() == pytest.approx(
+        [10, 10], abs=0.3
+    )
+
+
+def test_vtrace_estimates_anew_in_every_epoch() -> None:
+    """The log-probabilities stay those of the policy that acted; advantages follow the policy that learns."""
+    agent = table(advantage="vtrace", epochs=2, minibatches=1, rollout_length=4, learning_rate=0.5)
+    envs = start(agent, make_vector([partial(ChainEnv, 4)] * 4, AutoresetMode.SAME_STEP))
+    seen: list[PolicyBatch] = []
+    prepare = agent._prepare
+    agent._prepare = lambda *arguments: seen.append(prepare(*arguments)) or seen[-1]  # type: ignore[method-assign,func-returns-value]
+    run(agent, envs, 16)
+    first, second = seen
+    assert first.old_log_prob is not None and second.old_log_prob is not None
+    assert torch.equal(first.old_log_prob, second.old_log_prob)
+    outputs = agent.policy(first.observation)
+    assert not torch.allclose(agent.policy.log_prob(outputs, first.action), first.old_log_prob)
+    assert not torch.equal(first.value_target, second.value_target)
+
+
+def test_advantages_are_the_functions_of_the_library() -> None:
+    generator = torch.Generator().manual_seed(0)
+    log_rho, reward, value, next_value = torch.randn(4, 5, 2, generator=generator)
+    discount, truncated = torch.full((5, 2), 0.9), torch.rand(5, 2, generator=generator) < 0.3
+    trajectory = log_rho, reward, discount, value, next_value, truncated
+
+    def estimate(name: str) -> tuple[Tensor, Tensor]:
+        return table(advantage=name, gae_lambda=0.7)._estimate(*trajectory)
+
+    gae = F.gae(reward, discount, value, next_value, lambda_=0.7, truncated=truncated)
+    assert_close(estimate("gae")[0], gae)
+    assert_close(estimate("gae")[1], value + gae)
+    returns = F.lambda_returns(reward, discount, next_value, lambda_=0.7, truncated=truncated)
+    assert_close(estimate("return")[0], returns)
+    assert_close(estimate("upgo")[0], F.upgo_returns(reward, discount, next_value, truncated=truncated) - value)
+    expected = F.vtrace(log_rho, reward, discount, value, next_value, lambda_=0.7, truncated=truncated)
+    assert_close(estimate("vtrace")[0], expected.advantage)
+    assert_close(estimate("vtrace")[1], expected.target)
 
 
 class Aim(CountingEnv):
@@ -270,7 +354,9 @@ def test_the_loss_by_hand(spec: EnvSpec, masked: bool, normalize: bool) -> None:
     if normalize:
         advantage = (advantage - advantage.mean()) / advantage.std(correction=0)
     policy_loss = -(log_prob[keep] * advantage).mean()
-    value_loss = torch.nn.functional.huber_loss(agent.network.value(batch.observation)[keep], batch.value_target[keep])
+    value_loss = torch.nn.functional.huber_loss(
+        agent.network.criticize(batch.observation)[keep], batch.value_target[keep]
+    )
     assert_close(metrics["policy_loss"], policy_loss)
     assert_close(metrics["value_loss"], value_loss)
     assert_close(metrics["entropy"], entropy[keep].mean())
