@@ -68,3 +68,14 @@ def test_readme_names_what_exists() -> None:
 )  # fmt: skip
 def test_the_articles_names_are_found(name: str) -> None:
     assert any(name in row[0].lower() for row in LOSSES)
+
+
+def test_rlax_names_what_exists() -> None:
+    """The middle column is ours."""
+    text = (ROOT / "docs" / "rlax.md").read_text("utf-8")
+    rows = [
+        [cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line.startswith("| ")
+    ]
+    assert len(rows) > 60 and all(len(row) == 3 for row in rows)
+    names = {name for row in rows for name in re.findall(r"`(\w+)`", row[1])}
+    assert names - {*functional.__all__, *rlloss.__all__} == set()
