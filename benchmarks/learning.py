@@ -1,0 +1,221 @@
+"""What is learned: every loss on CartPole-v1, the marks of rl-baselines3-zoo, and MinAtar.
+
+    python benchmarks/learning.py cartpole   # every value loss in DQN, every policy loss, advantage and critic in A2C
+    python benchmarks/learning.py marks      # the shipped configurations against rl-baselines3-zoo's benchmark.md
+    python benchmarks/learning.py minatar    # DQN and a variant of it, 1,000,000 frames of each game
+
+A run that is done is a line of docs/results/<experiment>.csv and is not run again, so the same command continues an
+experiment that was stopped. In the end, or at once with --table, the table is printed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import math
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+import scipy.stats
+
+ROOT = Path(__file__).parent.parent
+RESULTS = ROOT / "docs" / "results"
+FIELDS = ["variant", "seed", "steps", "return", "steps_to_mark"]
+
+
+class Variant(NamedTuple):
+    """A configuration with further arguments of the command line, and the return that it should reach."""
+
+    name: str
+    config: str
+    arguments: str = ""
+    mark: float = math.nan
+
+
+class Experiment(NamedTuple):
+    """Variants and seeds; ``curves`` keeps the training returns of each run as a file of its own."""
+
+    variants: list[Variant]
+    seeds: int
+    arguments: str = ""
+    curves: bool = False
+
+
+_UNIT = "--agent.loss.low 0 --agent.loss.high 100"
+_CRITIC = "--agent.critic_loss.low 0 --agent.critic_loss.high 100"
+# Several epochs of minibatches a rollout, for what weighs new probabilities against old ones.
+_EPOCHS = (
+    "--agent.rollout_length 32 --agent.epochs 4 --agent.minibatches 4 --agent.normalize_advantages true "
+    "--agent.gae_lambda 0.95 --agent.optimizer Adam --agent.optimizer_args {} --agent.learning_rate 0.001"
+)
+VALUE_LOSSES = {
+    "TDLoss(MSELoss)": "--agent.loss.criterion MSELoss",
+    "TDLoss(HuberLoss)": "",
+    "TDLoss(SmoothL1Loss)": "--agent.loss.criterion SmoothL1Loss",
+    "TDLoss(LogCoshLoss)": "--agent.loss.criterion LogCoshLoss",
+    "TDLoss(MAELoss)": "--agent.loss.criterion MAELoss",
+    "TDLoss(AsymmetricHuberLoss)": "--agent.loss.criterion AsymmetricHuberLoss",
+    "TDLoss(QuantileLoss)": "--agent.loss.criterion QuantileLoss",
+    "TDLoss(ExpectileLoss)": "--agent.loss.criterion ExpectileLoss",
+    "TDLoss(rescale)": "--agent.loss.rescale true",
+    "SarsaLoss": "--agent.loss SarsaLoss",
+    "ExpectedSarsaLoss": "--agent.loss ExpectedSarsaLoss",
+    "SoftQLoss": "--agent.loss SoftQLoss",
+    "MunchausenLoss": "--agent.loss MunchausenLoss",
+    "AdvantageLearningLoss": "--agent.loss AdvantageLearningLoss",
+    "PersistentLoss": "--agent.loss PersistentLoss",
+    "QVLoss": "--agent.loss QVLoss",
+    "QVLoss(maximum)": "--agent.loss QVLoss --agent.loss.maximum true",
+    "CategoricalTDLoss": f"--agent.loss CategoricalTDLoss {_UNIT}",
+    "QuantileTDLoss": "--agent.loss QuantileTDLoss",
+    "HLGaussTDLoss": f"--agent.loss HLGaussTDLoss {_UNIT}",
+    "TwoHotTDLoss": f"--agent.loss TwoHotTDLoss {_UNIT}",
+}
+POLICY_LOSSES = {
+    "PolicyGradientLoss(CrossEntropyLoss)": "",
+    "PolicyGradientLoss(FocalLoss)": "--agent.policy_loss.criterion FocalLoss",
+    "PolicyGradientLoss(PolyLoss)": "--agent.policy_loss.criterion PolyLoss",
+    "ClippedSurrogateLoss": f"--agent.policy_loss ClippedSurrogateLoss {_EPOCHS}",
+    "ClippedSurrogateLoss(dual clip, KL)": "--agent.policy_loss ClippedSurrogateLoss --agent.policy_loss.dual_clip 3 "
+    f"--agent.policy_loss.kl_coefficient 0.5 {_EPOCHS}",
+    "AdvantageWeightedRegressionLoss": "--agent.policy_loss AdvantageWeightedRegressionLoss "
+    f"--agent.policy_loss.temperature 0.3 {_EPOCHS}",
+    "REINFORCE": "--agent.advantage return --agent.rollout_length 128",
+    "REINFORCE with baseline": "--agent.rollout_length 128",
+    "UPGO": "--agent.advantage upgo",
+    "V-trace": f"--agent.advantage vtrace {_EPOCHS}",
+    "critic HLGaussLoss": f"--agent.critic_loss HLGaussLoss {_CRITIC}",
+    "critic TwoHotLoss": f"--agent.critic_loss TwoHotLoss {_CRITIC}",
+}
+EXPERIMENTS = {
+    "cartpole": Experiment(
+        [
+            *(Variant(f"DQN {name}", "dqn/cartpole", text, 475.0) for name, text in VALUE_LOSSES.items()),
+            Variant("DQN Rainbow", "dqn/rainbow_cartpole", "", 475.0),
+            *(Variant(f"A2C {name}", "a2c/cartpole", text, 475.0) for name, text in POLICY_LOSSES.items()),
+        ],
+        seeds=3,
+        arguments="--eval_every 2500 --eval_episodes 50",
+    ),
+    "marks": Experiment(
+        [
+            Variant("DQN CartPole-v1", "dqn/cartpole", "", 500.0),
+            Variant("DQN Acrobot-v1", "dqn/acrobot", "", -77.0),
+            Variant("DQN MountainCar-v0", "dqn/mountaincar", "", -101.0),
+            Variant("DQN LunarLander-v3", "dqn/lunarlander_short", "", 154.0),
+            Variant("A2C CartPole-v1", "a2c/cartpole", "", 500.0),
+            Variant("A2C Acrobot-v1", "a2c/acrobot", "", -83.0),
+            Variant("A2C Pendulum-v1", "a2c/pendulum", "", -163.0),
+            Variant("A2C LunarLander-v3", "a2c/lunarlander_short", "", 156.0),
+        ],
+        seeds=5,
+        arguments="--eval_episodes 100 --eval_every 0",
+    ),
+    "minatar": Experiment(
+        [
+            Variant(f"{name} {game}", f"dqn/minatar{suffix}", f"--env MinAtar/{game}-v0")
+            for game in ("Breakout", "Asterix")
+            for name, suffix in (("DQN", ""), ("Munchausen, 3 steps", "_munchausen"))
+        ],
+        seeds=3,
+        curves=True,
+    ),
+}
+
+
+def done(name: str) -> list[dict[str, str]]:
+    """The rows of an experiment so far."""
+    path = RESULTS / f"{name}.csv"
+    if not path.exists():
+        return []
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def run(name: str, experiment: Experiment, variant: Variant, seed: int, lock: threading.Lock) -> None:
+    """Train once, and append what it reached."""
+    arguments = f"{experiment.arguments} {variant.arguments} --seed {seed} --progress false --tensorboard false"
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, "-m", "agents", "train", "--config", f"configs/{variant.config}.yaml"]
+        command += [*arguments.split(), "--run_dir", folder]
+        result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+        if result.returncode:
+            print(f"{variant.name}, seed {seed}: {result.stderr.splitlines()[-1]}", file=sys.stderr)
+            return
+        (metrics,) = Path(folder).rglob("metrics.csv")
+        with metrics.open(newline="") as file:
+            rows = list(csv.DictReader(file))
+    evaluations = [(int(row["step"]), float(row["eval_return_mean"])) for row in rows if row["eval_return_mean"]]
+    reached = next((step for step, value in evaluations if value >= variant.mark), "")
+    row = dict(zip(FIELDS, [variant.name, seed, evaluations[-1][0], f"{evaluations[-1][1]:.2f}", reached], strict=True))
+    with lock:
+        _append(RESULTS / f"{name}.csv", FIELDS, [row])
+        if experiment.curves:
+            curve = RESULTS / name / f"{variant.name.replace(', ', '-').replace(' ', '-').lower()}-s{seed}.csv"
+            _append(curve, ["step", "return_mean"], [{k: r[k] for k in ("step", "return_mean")} for r in rows])
+    print(f"{variant.name}, seed {seed}: {row['return']}", file=sys.stderr)
+
+
+def _append(path: Path, fields: list[str], rows: Sequence[Mapping[str, object]]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    new = not path.exists()
+    with path.open("a", newline="") as file:
+        writer = csv.DictWriter(file, fields, lineterminator="\n")
+        if new:
+            writer.writeheader()
+        writer.writerows(rows)
+
+
+def table(name: str, experiment: Experiment) -> str:
+    """Markdown: mean return over seeds with its 95 % interval, and the steps to the mark."""
+    rows = done(name)
+    lines = ["| | steps | seeds | return | 95 % CI | mark | steps to the mark |", "|---|---:|---:|---:|---|---:|---|"]
+    for variant in experiment.variants:
+        mine = [row for row in rows if row["variant"] == variant.name]
+        if not mine:
+            continue
+        returns = [float(row["return"]) for row in mine]
+        mean, interval = statistics.fmean(returns), ""
+        if len(returns) > 1:
+            half = scipy.stats.t.ppf(0.975, len(returns) - 1) * statistics.stdev(returns) / math.sqrt(len(returns))
+            interval = f"[{mean - half:.1f}, {mean + half:.1f}]"
+        mark = "" if math.isnan(variant.mark) else f"{variant.mark:g}"
+        reached = ", ".join(f"{int(row['steps_to_mark']):,}" if row["steps_to_mark"] else "-" for row in mine)
+        steps = f"{int(mine[0]['steps']):,}"
+        lines.append(f"| {variant.name} | {steps} | {len(mine)} | {mean:.1f} | {interval} | {mark} | {reached} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Run what is missing of an experiment, and print its table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("experiment", choices=list(EXPERIMENTS))
+    parser.add_argument("--table", action="store_true", help="print the table of what is done, and run nothing")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="runs at a time")
+    parser.add_argument("--only", default="", help="only variants whose name holds this")
+    options = parser.parse_args()
+    experiment = EXPERIMENTS[options.experiment]
+    if not options.table:
+        have = {(row["variant"], int(row["seed"])) for row in done(options.experiment)}
+        missing = [
+            (variant, seed)
+            for seed in range(experiment.seeds)
+            for variant in experiment.variants
+            if options.only in variant.name and (variant.name, seed) not in have
+        ]
+        lock = threading.Lock()
+        with ThreadPoolExecutor(options.jobs) as pool:
+            list(pool.map(lambda one: run(options.experiment, experiment, one[0], one[1], lock), missing))
+    print(table(options.experiment, experiment))
+
+
+if __name__ == "__main__":
+    main()
