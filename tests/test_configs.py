@@ -19,6 +19,8 @@ def test_configuration_builds_its_agent(path: Path, capsys: pytest.CaptureFixtur
         main(["train", "--config", str(path), "--print_config"])
     assert ended.value.code == 0, capsys.readouterr().err
     config = yaml.safe_load(path.read_text())
+    if config["env"].startswith("MinAtar/"):
+        pytest.importorskip("minatar")
     envs = Envs(make_vec(config["env"], config["num_envs"]))
     envs.reset(0)
     agent = make_agent(config["agent"]).build(envs.spec)
