@@ -55,6 +55,8 @@ class DQN(Agent):
         importance_exponent_end: How much in the end, in [0, 1].
         importance_steps: Environment steps from the one to the other, >= 0; the papers take the whole run's.
         replay_ratio: Gradient steps per environment step, > 0: 0.1 is one for every ten steps.
+        update_every: Environment steps between two rounds of gradient steps, >= 1. Between them the policy stays as it
+            is: where the values of actions hardly differ, that is what makes it go on in one direction (MountainCar).
         learning_starts: Environment steps before the first gradient step, >= 0.
         target_update_every: Gradient steps between two updates of the target network, >= 1.
         target_update_rate: How far an update moves the target network, in (0, 1]: 1 copies, less is Polyak averaging.
@@ -99,6 +101,7 @@ class DQN(Agent):
         importance_exponent_end: float = 1.0,
         importance_steps: int = 50_000,
         replay_ratio: float = 0.1,
+        update_every: int = 1,
         learning_starts: int = 1_000,
         target_update_every: int = 100,
         target_update_rate: float = 1.0,
@@ -127,6 +130,7 @@ class DQN(Agent):
         self.importance_exponent_end = importance_exponent_end
         self.importance_steps = importance_steps
         self.replay_ratio = replay_ratio
+        self.update_every = update_every
         self.learning_starts = learning_starts
         self.target_update_every = target_update_every
         self.target_update_rate = target_update_rate
@@ -149,7 +153,7 @@ class DQN(Agent):
             learning_rate_end=self.learning_rate_end,
             learning_rate_steps=self.learning_rate_steps,
         )
-        for name in ("n_step", "batch_size", "target_update_every"):
+        for name in ("n_step", "batch_size", "update_every", "target_update_every"):
             check_integer("DQN", name, getattr(self, name), low=1)
         check_integer("DQN", "replay_capacity", self.replay_capacity, low=max(self.batch_size, self.n_step))
         for name in ("learning_starts", "epsilon_steps", "importance_steps"):
@@ -316,11 +320,12 @@ class DQN(Agent):
         return loss, metrics
 
     def update(self) -> list[Tensor]:
-        """Take as many gradient steps as the replay ratio asks for by now."""
+        """Take as many gradient steps as the replay ratio asks for by the last round."""
         if self.replay is None or not self.replay.can_sample(self.window):
             return []
         self.learner.schedule(self.steps)
-        due = self.count_updates(self.steps, self.spec.num_envs) - self.updates
+        last_round = self.steps - self.steps % self.update_every
+        due = self.count_updates(last_round, self.spec.num_envs) - self.updates
         return [self._gradient_step(self.replay) for _ in range(due)]
 
     def _gradient_step(self, replay: Replay) -> Tensor:

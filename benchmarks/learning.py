@@ -56,6 +56,8 @@ _EPOCHS = (
     "--agent.rollout_length 32 --agent.epochs 4 --agent.minibatches 4 --agent.normalize_advantages true "
     "--agent.gae_lambda 0.95 --agent.optimizer Adam --agent.optimizer_args {} --agent.learning_rate 0.001"
 )
+# Twice the steps that one loss needs, and a learning rate that falls, for those whose gradient does not.
+_LONG = "--steps 100000 --agent.learning_rate_end 0.0001 --agent.learning_rate_steps 100000"
 VALUE_LOSSES = {
     "TDLoss(MSELoss)": "--agent.loss.criterion MSELoss",
     "TDLoss(HuberLoss)": "",
@@ -98,12 +100,12 @@ POLICY_LOSSES = {
 EXPERIMENTS = {
     "cartpole": Experiment(
         [
-            *(Variant(f"DQN {name}", "dqn/cartpole", text, 475.0) for name, text in VALUE_LOSSES.items()),
-            Variant("DQN Rainbow", "dqn/rainbow_cartpole", "", 475.0),
+            *(Variant(f"DQN {name}", "dqn/cartpole", f"{_LONG} {text}", 475.0) for name, text in VALUE_LOSSES.items()),
+            Variant("DQN Rainbow", "dqn/rainbow_cartpole", "--steps 100000", 475.0),
             *(Variant(f"A2C {name}", "a2c/cartpole", text, 475.0) for name, text in POLICY_LOSSES.items()),
         ],
         seeds=3,
-        arguments="--eval_every 2500 --eval_episodes 50",
+        arguments="--eval_every 5000 --eval_episodes 50",
     ),
     "marks": Experiment(
         [

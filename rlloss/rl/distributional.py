@@ -26,6 +26,7 @@ from rlloss.core.checks import (
     check_number,
     check_positive,
     check_range,
+    check_real,
     check_same_shape,
     check_shape,
 )
@@ -140,6 +141,7 @@ def categorical_projection(next_probs: Tensor, reward: Tensor, discount: Tensor,
     name = "categorical_projection"
     _check_support(name, support)
     check_float(name, next_probs=next_probs, reward=reward, discount=discount)
+    check_range(name, "next_probs", next_probs, None, high=1.0)
     check_same_shape(name, reward=reward, discount=discount)
     wanted = (*reward.shape, support.shape[0])
     check_shape(name, "next_probs", next_probs, wanted, "reward's shape and the support's length")
@@ -276,6 +278,7 @@ def quantile_huber_loss(
         levels = levels.expand(quantiles.shape)
     check_float(name, levels=levels)
     check_same_shape(name, quantiles=quantiles, levels=levels)
+    check_range(name, "levels", levels, None if mask is None else mask.unsqueeze(-1), high=1.0)
     quantiles, target, levels = (_fill_rows(mask, x) for x in (quantiles, target, levels.detach().to(quantiles.dtype)))
     error = target.unsqueeze(-2) - quantiles.unsqueeze(-1)
     size = error.abs()
@@ -298,7 +301,8 @@ def _support(low: float, high: float, number: int, like: Tensor) -> Tensor:
 
 def _check_distribution(function: str, logits: Tensor, target: Tensor, bins: int, mask: Tensor | None) -> None:
     """Check logits ``(..., K)`` against values ``(...)``."""
-    check_float(function, input=logits, target=target)
+    check_float(function, input=logits)
+    check_real(function, target=target)
     check_shape(function, "input", logits, (*target.shape, bins), "the target's shape and the number of bins")
     check_mask(function, mask, tuple(target.shape))
 
@@ -331,7 +335,7 @@ class TwoHotLoss(HistogramLoss):
 
     Args:
         low: Lowest value of the support; targets below it count as it.
-        high: Highest value of the support.
+        high: Highest value of the support; choose both so that they hold every return.
         num_bins: Points of the support, K >= 2, equally spaced.
         reduction: ``"none"``, ``"mean"`` or ``"sum"``.
 
@@ -570,7 +574,8 @@ class CategoricalTDLoss(ReturnDistributionLoss):
 
     Args:
         low: Lowest value of the support, in the units of the outputs (compressed ones with ``rescale``).
-        high: Highest value of the support; returns beyond count as its ends.
+        high: Highest value of the support; returns beyond count as its ends (though the TD error, which priorities are
+            made of, is that of the return itself).
         num_atoms: Values of the support, >= 2, equally spaced.
         double: Let the online network choose the successor's action.
         rescale: Whether the support holds values under :func:`~rlloss.rl.value.signed_hyperbolic`.

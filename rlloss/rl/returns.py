@@ -46,6 +46,11 @@ def _prepare(function: str, truncated: Tensor | None, **tensors: Tensor) -> tupl
         if truncated.dtype != torch.bool:
             raise ValueError(f"{function}: truncated must have dtype torch.bool, got {truncated.dtype}")
         shape = tuple(next(iter(tensors.values())).shape)
+        if truncated.ndim != len(shape):  # (T,) would be spread along the batch where that has T elements
+            raise ValueError(
+                f"{function}: truncated must have {len(shape)} dimensions, as in {shape}, got shape "
+                f"{tuple(truncated.shape)}"
+            )
         check_broadcastable(function, "truncated", truncated, shape)
     return promote(*tensors.values())
 
@@ -462,10 +467,12 @@ def vtrace(
         value: ``(T, ...)``, value of each step's observation.
         next_value: ``(T, ...)``, value of each step's true successor.
         lambda_: In [0, 1].
-        clip_rho: Largest weight of a TD error, > 0; which policy's values are learnt: at infinity those of pi.
+        clip_rho: Largest weight of a TD error, > 0; which policy's values are learnt: the larger, the nearer to
+            those of pi.
         clip_c: Largest trace coefficient, > 0; how fast they are learnt. The paper has ``clip_c <= clip_rho``.
         clip_pg_rho: Largest weight of an advantage, > 0.
-        leak: Share of the unclipped weight, in [0, 1]; the paper's alpha is ``1 - leak``.
+        leak: Share of the unclipped weight, in [0, 1]; the paper's alpha is ``1 - leak``. Weights far above 1 over
+            many steps in a row may overflow to NaN.
         truncated: Bool, broadcastable to ``(T, ...)``; True where a time limit cut the episode.
 
     Returns:
@@ -528,6 +535,8 @@ def normalize_advantage(advantage: Tensor, *, mask: Tensor | None = None, eps: f
     advantage = fill_masked(mask, advantage)
     count = fill_masked(mask, torch.ones_like(advantage)).sum().clamp(min=1.0)
     centred = fill_masked(mask, advantage - advantage.sum() / count)
+    # Once more, since what rounding leaves of equal advantages would be all there is to divide by the deviation.
+    centred = fill_masked(mask, centred - centred.sum() / count)
     variance = centred.square().sum() / count
     positive = variance > 0
     deviation = torch.where(positive, torch.where(positive, variance, 1.0).sqrt(), 0.0)

@@ -2,7 +2,8 @@
 
 ``discount`` is gamma * (1 - terminated); for n-step targets gamma^n * (1 - terminated) beside the summed reward.
 ``*_target`` functions are plain and differentiable; the losses detach the target, so gradients reach the predicted
-values and nothing else.
+values and nothing else. A discount of 0 multiplies the successor's values, so these have to be finite at an episode's
+end too.
 
 In order: targets; the rescaling of values; the loss of action values; :class:`TDLoss` and its kin, which an agent
 takes. A distribution in place of each value is the subject of :mod:`rlloss.rl.distributional`.
@@ -188,7 +189,7 @@ def _expectation(probs: Tensor, values: Tensor) -> Tensor:
     return (probs * torch.where(probs > 0, values, 0.0)).sum(-1)
 
 
-def soft_q_target(reward: Tensor, discount: Tensor, next_q: Tensor, *, temperature: float = 1.0) -> Tensor:
+def soft_q_target(reward: Tensor, discount: Tensor, next_q: Tensor, *, temperature: float) -> Tensor:
     """Soft Q-learning's target: ``r + d T log sum_a exp(q(s', a) / T)``.
 
     The soft maximum is the value plus T times the entropy of the policy ``softmax(q / T)``; for T to 0 it is the
@@ -210,7 +211,7 @@ def soft_q_target(reward: Tensor, discount: Tensor, next_q: Tensor, *, temperatu
         Haarnoja et al., "Reinforcement Learning with Deep Energy-Based Policies", ICML 2017.
 
     Example:
-        >>> soft_q_target(torch.tensor([1.0]), torch.tensor([1.0]), torch.tensor([[2.0, 2.0]]))
+        >>> soft_q_target(torch.tensor([1.0]), torch.tensor([1.0]), torch.tensor([[2.0, 2.0]]), temperature=1.0)
         tensor([3.6931])
     """
     check_positive("soft_q_target", temperature=temperature)
@@ -292,7 +293,8 @@ def advantage_learning_target(
     """Advantage learning: ``y - alpha (max_b q(s, b) - q(s, a))`` with Q-learning's ``y = r + d max_b q(s', b)``.
 
     It widens the gap between the best action and the others. ``persistent=True`` is persistent advantage learning,
-    which takes the larger of that and of the target of repeating the action, :func:`persistent_target`.
+    ``y - alpha min(max_b q(s, b) - q(s, a), max_b q(s', b) - q(s', a))``, which spares an action that is good to
+    repeat; the second gap is left out where the discount is 0.
 
     Args:
         reward: ``(...)``, floating-point.
@@ -301,7 +303,7 @@ def advantage_learning_target(
         action: ``(...)``, the action taken, integers in [0, A).
         next_q: ``(..., A)``, action values of the successor, by the target network.
         alpha: Share of the gap that is taken away, in [0, 1]; 0 gives Q-learning.
-        persistent: Whether repeating the action may be worth more.
+        persistent: Whether an action that is good to repeat is spared.
 
     Returns:
         Targets ``(...)``, in the units of the reward.
@@ -324,10 +326,10 @@ def advantage_learning_target(
     check_same_shape("advantage_learning_target", q=q, next_q=next_q)
     _check_action("advantage_learning_target", "action", action, q)
     reward, discount, q, next_q = promote(reward, discount, q, next_q)
-    target = reward + discount * next_q.amax(-1) - alpha * _gap(q, action)
+    gap = _gap(q, action)
     if persistent:
-        target = torch.maximum(target, persistent_target(reward, discount, action, next_q, alpha=alpha))
-    return target
+        gap = torch.where(discount > 0, torch.minimum(gap, _gap(next_q, action)), gap)
+    return reward + discount * next_q.amax(-1) - alpha * gap
 
 
 def _gap(q: Tensor, action: Tensor) -> Tensor:
@@ -335,9 +337,7 @@ def _gap(q: Tensor, action: Tensor) -> Tensor:
     return q.amax(-1) - _at_action(q, action)
 
 
-def persistent_target(
-    reward: Tensor, discount: Tensor, action: Tensor, next_q: Tensor, *, alpha: float = 0.9
-) -> Tensor:
+def persistent_target(reward: Tensor, discount: Tensor, action: Tensor, next_q: Tensor, *, alpha: float) -> Tensor:
     """Target of a policy that repeats actions: ``r + d ((1 - alpha) max_b q(s', b) + alpha q(s', a))``.
 
     Args:
@@ -547,7 +547,7 @@ class ValueLoss(nn.Module, ABC):
             return _chosen_value(name, outputs, action, mask)
         check_float(name, outputs=outputs)
         check_indices(name, action=action)
-        if outputs.ndim < 2 or outputs.shape[-1] != number:
+        if outputs.ndim != action.ndim + 2 or outputs.shape[-1] != number:
             raise ValueError(
                 f"{name}: outputs must have shape (..., A, {number}), got outputs {tuple(outputs.shape)} with action "
                 f"{tuple(action.shape)}"
@@ -667,8 +667,11 @@ class TDLoss(ValueLoss):
             selector_outputs=(self.double, selector_outputs),
             target_outputs=(self.needs_target_outputs, target_outputs),
         )
-        if self.needs_next_action and next_action is None:
-            raise ValueError(f"{type(self).__name__}: next_action must be given, the action taken at the successor")
+        if self.needs_next_action:
+            if next_action is None:
+                raise ValueError(f"{type(self).__name__}: next_action must be given, the action taken at the successor")
+            check_indices(type(self).__name__, next_action=next_action)
+            check_same_shape(type(self).__name__, action=action, next_action=next_action)
         with torch.no_grad():
             successor = Successor(
                 fill_masked(mask, action, 0),
@@ -677,7 +680,7 @@ class TDLoss(ValueLoss):
                 promote(self.q_values(next_outputs))[0],
                 self._values_if(self.double, selector_outputs),
                 self._values_if(self.needs_target_outputs, target_outputs),
-                None if next_action is None else fill_masked(mask, next_action, 0),
+                fill_masked(mask, next_action, 0) if self.needs_next_action and next_action is not None else None,
             )
             target = self.target(successor)
             if self.rescale:
@@ -852,7 +855,7 @@ class AdvantageLearningLoss(TDLoss):
     Args:
         criterion: How the error is measured.
         alpha: Share of the action gap that is taken away, in [0, 1].
-        persistent: Whether repeating the action may be worth more.
+        persistent: Whether an action that is good to repeat is spared.
         rescale: As in :class:`TDLoss`.
 
     Raises:
@@ -932,6 +935,7 @@ class QVLoss(ValueLoss):
     Args:
         criterion: How both errors are measured, any regression loss with one output per value.
         maximum: Whether the state value learns from the best action's value.
+        rescale: Whether the outputs are values under :func:`signed_hyperbolic`, as in :class:`TDLoss`.
 
     Raises:
         TypeError: ``criterion`` is not a regression loss.
@@ -950,7 +954,9 @@ class QVLoss(ValueLoss):
 
     outputs_per_action = 2
 
-    def __init__(self, criterion: RegressionLoss | None = None, *, maximum: bool = False) -> None:
+    def __init__(
+        self, criterion: RegressionLoss | None = None, *, maximum: bool = False, rescale: bool = False
+    ) -> None:
         super().__init__()
         criterion = HuberLoss() if criterion is None else criterion
         if not isinstance(criterion, RegressionLoss):
@@ -959,10 +965,15 @@ class QVLoss(ValueLoss):
             raise ValueError(f"QVLoss: criterion must have one output per value, got {criterion.num_outputs}")
         self.criterion = criterion
         self.maximum = maximum
+        self.rescale = rescale
 
     def q_values(self, outputs: Tensor) -> Tensor:
         """The first of each action's outputs."""
-        return outputs[..., 0]
+        return self._expand(outputs[..., 0])
+
+    def _expand(self, value: Tensor) -> Tensor:
+        """Values in the units of the reward."""
+        return signed_parabolic(value) if self.rescale else value
 
     def forward(
         self,
@@ -984,8 +995,10 @@ class QVLoss(ValueLoss):
         outputs, next_outputs = promote(outputs, next_outputs)
         value = outputs[..., 1].mean(-1)
         with torch.no_grad():
-            target = td_target(reward, discount, next_outputs[..., 1].mean(-1))
+            target = td_target(reward, discount, self._expand(next_outputs[..., 1].mean(-1)))
             value_target = q_learning_target(reward, discount, self.q_values(next_outputs)) if self.maximum else target
+            if self.rescale:
+                target, value_target = signed_hyperbolic(target), signed_hyperbolic(value_target)
             td_error = fill_masked(mask, target - q)
         loss = self.criterion(q, target, weight=weight, mask=mask)
         return ValueLossOutput(loss + self.criterion(value, value_target, weight=weight, mask=mask), td_error)

@@ -673,6 +673,10 @@ class PoissonNLLLoss(RegressionLoss):
         self.full = full
         self.eps = eps
 
+    def value(self, input: Tensor) -> Tensor:
+        """The rate, which an input is the logarithm of with ``log_input``."""
+        return input.exp() if self.log_input else input
+
     def forward(
         self, input: Tensor, target: Tensor, *, weight: Tensor | None = None, mask: Tensor | None = None
     ) -> Tensor:

@@ -75,6 +75,20 @@ def start(agent: DQN, vector: Any, seed: int = 0, **options: Any) -> Envs:
     return envs
 
 
+@pytest.mark.parametrize(("num_envs", "rounds"), [(1, [6, 12, 18, 24]), (4, [8, 12, 20, 24])])
+def test_gradient_steps_come_in_rounds(num_envs: int, rounds: list[int]) -> None:
+    """At the multiples of update_every, or the first step after one, all that are due by then."""
+    agent = table(update_every=6, replay_ratio=0.5, learning_starts=0, batch_size=4)
+    envs = start(agent, make_vector([partial(CountingEnv, (3,), view="parity")] * num_envs, AutoresetMode.SAME_STEP))
+    taken = {}
+    while envs.steps < 24:
+        agent.observe(envs.step(agent.act(envs.observation)))
+        number = len(agent.update())
+        if number:
+            taken[envs.steps] = number
+    assert taken == dict.fromkeys(rounds, 3)
+
+
 BOUNDS: dict[str, float] = {"low": 0.0, "high": 20.0}
 VALUE_LOSSES = [
     TDLoss(MSELoss(), double=True),

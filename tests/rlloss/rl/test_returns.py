@@ -516,7 +516,7 @@ def test_errors() -> None:
     one = torch.ones(3)
     with pytest.raises(ValueError, match=r"^gae: truncated must have dtype torch\.bool, got torch\.float64$"):
         F.gae(one, one, one, one, truncated=one)
-    with pytest.raises(ValueError, match=r"^gae: truncated must broadcast to .*\(3,\), got \(2, 3\)$"):
+    with pytest.raises(ValueError, match=r"^gae: truncated must have 1 dimensions, as in \(3,\), got shape \(2, 3\)$"):
         F.gae(one, one, one, one, truncated=torch.ones(2, 3, dtype=torch.bool))
     with pytest.raises(ValueError, match=r"^lambda_returns: reward must have shape \(T, \.\.\.\), got \(\)$"):
         F.lambda_returns(one[0], one[0], one[0])
@@ -555,3 +555,17 @@ def test_normalize_advantage_without_a_spread_is_zero(advantage: list[float], ma
     result = F.normalize_advantage(tensor, mask=mask)
     assert not result.any() and result.shape == tensor.shape
     assert torch.autograd.grad(result.sum(), tensor)[0].isfinite().all()
+
+
+@pytest.mark.parametrize("value", [0.1, 3.3, 1000.1])
+@pytest.mark.parametrize("count", [1, 100, 2560])
+def test_equal_advantages_stay_zero(value: float, count: int) -> None:
+    """Rounding of their mean is no deviation."""
+    normalized = F.normalize_advantage(torch.full((count,), value))
+    assert float(normalized.abs().max()) < 1e-2
+
+
+def test_truncated_is_not_spread_along_the_batch() -> None:
+    with pytest.raises(ValueError, match=r"^gae: truncated must have 2 dimensions, as in \(3, 3\), got shape \(3,\)$"):
+        F.gae(*[torch.ones(3, 3)] * 4, truncated=torch.tensor([True, False, False]))
+    F.gae(*[torch.ones(3, 3)] * 4, truncated=torch.tensor([[True], [False], [False]]))

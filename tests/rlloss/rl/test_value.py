@@ -210,11 +210,11 @@ def test_td_loss_takes_any_regression_loss(cls: type[rlloss.RegressionLoss], red
     outputs, next_outputs = torch.rand(6, A), torch.rand(6, A)  # positive, as some of them need
     action, reward, discount = torch.randint(A, (6,)), torch.rand(6), torch.rand(6)
     weight, mask = torch.rand(6), torch.tensor([True, False, True, True, False, True])
-    target = reward + discount * next_outputs.max(-1).values
+    target = reward + discount * criterion.value(next_outputs).max(-1).values
     chosen = torch.stack([outputs[i, a] for i, a in enumerate(action.tolist())])
     loss, td_error = rlloss.TDLoss(criterion)(outputs, action, reward, discount, next_outputs, weight=weight, mask=mask)
     assert_close(loss, criterion(chosen, target, weight=weight, mask=mask))
-    assert_close(td_error, (target - chosen).where(mask, 0.0))
+    assert_close(td_error, (target - criterion.value(chosen)).where(mask, 0.0))
 
 
 def test_td_error_is_that_of_the_unweighted_target_and_zero_where_masked_out() -> None:
@@ -308,14 +308,12 @@ def test_targets_equal_their_formulas(batch: Transitions, temperature: float) ->
     )
     repeat = [r + d * (0.7 * max(n) + 0.3 * n[a]) for _, a, r, d, n, _ in batch]
     assert_close(F.persistent_target(reward, discount, action, next_q, alpha=0.3), double(repeat))
+    spared = []
+    for s, a, r, d, n, _ in batch:
+        gap = max(s) - s[a]
+        spared.append(r + d * max(n) - 0.3 * (min(gap, max(n) - n[a]) if d > 0 else gap))
     assert_close(
-        F.advantage_learning_target(reward, discount, q, action, next_q, alpha=0.3, persistent=True),
-        double(
-            [
-                max(again, r + d * max(n) - 0.3 * (max(s) - s[a]))
-                for again, (s, a, r, d, n, _) in zip(repeat, batch, strict=True)
-            ]
-        ),
+        F.advantage_learning_target(reward, discount, q, action, next_q, alpha=0.3, persistent=True), double(spared)
     )
 
 
@@ -339,7 +337,7 @@ def test_expected_sarsa_does_not_look_at_what_is_impossible() -> None:
     next_q = torch.tensor([[1.0, -torch.inf]])
     one = torch.ones(1)
     assert F.expected_sarsa_target(one, one, next_q, torch.tensor([[1.0, 0.0]])) == 2.0
-    assert F.soft_q_target(one, one, next_q) == 2.0
+    assert F.soft_q_target(one, one, next_q, temperature=1.0) == 2.0
 
 
 @pytest.mark.parametrize("temperature", [0.03, 1.0])
@@ -478,14 +476,36 @@ def test_rescaled_loss_learns_the_compressed_target_of_expanded_values(doubled: 
 
 
 @pytest.mark.parametrize("maximum", [False, True])
-def test_qv_learns_both_values_from_the_state_s(maximum: bool) -> None:
+@pytest.mark.parametrize("rescale", [False, True])
+def test_qv_learns_both_values_from_the_state_s(maximum: bool, rescale: bool) -> None:
     x = transition_tensors(outputs=2)
+    expand, compress = (F.signed_parabolic, F.signed_hyperbolic) if rescale else (torch.clone, torch.clone)
     q, v = x["outputs"][..., 0], x["outputs"][..., 1].mean(-1)
-    next_q, next_v = x["next_outputs"][..., 0], x["next_outputs"][..., 1].mean(-1)
-    target = x["reward"] + x["discount"] * next_v
-    value_target = x["reward"] + x["discount"] * next_q.max(-1).values if maximum else target
+    next_q, next_v = expand(x["next_outputs"][..., 0]), expand(x["next_outputs"][..., 1].mean(-1))
+    target = compress(x["reward"] + x["discount"] * next_v)
+    value_target = compress(x["reward"] + x["discount"] * next_q.max(-1).values) if maximum else target
     expected = F.q_value_loss(q, x["action"], target) + F.mse_loss(v, value_target)
-    loss = rlloss.QVLoss(rlloss.MSELoss(), maximum=maximum)
+    loss = rlloss.QVLoss(rlloss.MSELoss(), maximum=maximum, rescale=rescale)
     assert_close(loss(**x).loss, expected)
-    assert_close(loss.q_values(x["outputs"]), q)
+    assert_close(loss.q_values(x["outputs"]), expand(q))
     assert_close(loss(**x).td_error, target - q.gather(-1, x["action"].unsqueeze(-1)).squeeze(-1))
+
+
+def test_a_mask_hides_no_wrong_next_action() -> None:
+    x = transition_tensors()
+    mask = torch.ones(30, dtype=torch.bool)
+    for wrong in (x["next_action"][:1], x["next_action"][:, None], x["next_action"][:7], x["next_action"][0]):
+        with pytest.raises(ValueError, match=r"^SarsaLoss: action and next_action must have the same shape"):
+            rlloss.SarsaLoss()(**{**x, "next_action": wrong}, mask=mask)
+        rlloss.TDLoss()(**{**x, "next_action": wrong}, mask=mask)  # which does not look at it
+
+
+def test_a_poisson_network_s_outputs_are_logarithms_of_values() -> None:
+    """At its minimum the rate is the target, and so is the action value."""
+    log_rate = torch.full((1, 2), math.log(10.0), requires_grad=True)
+    loss = rlloss.TDLoss(rlloss.PoissonNLLLoss())
+    result = loss(log_rate, torch.tensor([0]), torch.tensor([10.0]), torch.zeros(1), torch.zeros(1, 2))
+    assert_close(torch.autograd.grad(result.loss, log_rate)[0], torch.zeros(1, 2))
+    assert_close(result.td_error, torch.zeros(1), dtype=torch.float16)
+    assert_close(loss.q_values(log_rate.detach()), torch.full((1, 2), 10.0), dtype=torch.float16)
+    assert torch.equal(rlloss.PoissonNLLLoss(log_input=False).value(log_rate), log_rate)
