@@ -25,8 +25,8 @@ from agents.parts.optimization import Learner
 from agents.parts.rollout import Rollout
 from agents.parts.spaces import Box, Discrete, MultiDiscrete
 from agents.parts.transition import Transitions
-from rlloss.core.checks import check_choice, check_integer, check_non_negative, check_number
-from rlloss.rl.policy import PolicyGradientLoss, PolicyLoss
+from rlloss.core.checks import check_choice, check_integer, check_non_negative, check_number, check_positive
+from rlloss.rl.policy import PolicyGradientLoss, PolicyLoss, policy_kl_penalty
 from rlloss.rl.returns import gae, lambda_returns, normalize_advantage, upgo_returns, vtrace
 from rlloss.supervised.regression import MSELoss, RegressionLoss
 
@@ -97,6 +97,10 @@ class A2C(Agent):
             the value; "vtrace", V-trace, which weighs what the policy has become unlikely to do since it acted, anew in
             every epoch (IMPALA).
         gae_lambda: lambda of the advantage estimate, in [0, 1]; "upgo" has it in the critic's target alone.
+        vtrace_clip: Largest weight of a step in V-trace, > 0.
+        vtrace_leak: Share of the unclipped weight in V-trace, in [0, 1].
+        kl_coefficient: Factor of a penalty on how far the policy has gone from the one that acted, >= 0
+            (``policy_kl_penalty``); for several epochs, since there is nothing to pay before the first step.
         rollout_length: Steps of each environment per update, >= 1.
         epochs: Passes over each rollout, >= 1.
         minibatches: Parts that a rollout is shuffled into, per epoch, >= 1.
@@ -143,6 +147,9 @@ class A2C(Agent):
         discount: float = 0.99,
         advantage: AdvantageEstimate = "gae",
         gae_lambda: float = 1.0,
+        vtrace_clip: float = 1.0,
+        vtrace_leak: float = 0.0,
+        kl_coefficient: float = 0.0,
         rollout_length: int = 5,
         epochs: int = 1,
         minibatches: int = 1,
@@ -169,6 +176,9 @@ class A2C(Agent):
         self.discount = discount
         self.advantage: AdvantageEstimate = advantage
         self.gae_lambda = gae_lambda
+        self.vtrace_clip = vtrace_clip
+        self.vtrace_leak = vtrace_leak
+        self.kl_coefficient = kl_coefficient
         self.rollout_length = rollout_length
         self.epochs = epochs
         self.minibatches = minibatches
@@ -208,7 +218,10 @@ class A2C(Agent):
         )
         check_number("A2C", "log_std_init", self.log_std_init)
         check_choice("A2C", "advantage", self.advantage, get_args(AdvantageEstimate))
-        check_number("A2C", "gae_lambda", self.gae_lambda, low=0.0, high=1.0)
+        for name in ("gae_lambda", "vtrace_leak"):
+            check_number("A2C", name, getattr(self, name), low=0.0, high=1.0)
+        check_positive("A2C", vtrace_clip=self.vtrace_clip)
+        check_non_negative("A2C", kl_coefficient=self.kl_coefficient)
         for name in ("rollout_length", "epochs", "minibatches"):
             check_integer("A2C", name, getattr(self, name), low=1)
         check_non_negative(
@@ -318,7 +331,7 @@ class A2C(Agent):
             self.reward_normalizer.cut()
 
     def compute_loss(self, batch: PolicyBatch) -> tuple[Tensor, Metrics]:
-        """Policy loss + value_coefficient * critic loss + entropy_coefficient * entropy loss."""
+        """Policy loss + value_coefficient * critic loss + entropy_coefficient * entropy loss (+ the KL penalty)."""
         advantage, mask = batch.advantage, batch.mask
         if self.normalize_advantages:
             advantage = normalize_advantage(advantage, mask=mask)
@@ -329,6 +342,10 @@ class A2C(Agent):
         value_loss = self.critic_loss(critic_outputs, batch.value_target, mask=mask)
         entropy_loss = self.policy.entropy_loss(outputs, mask)
         loss = policy_loss + self.value_coefficient * value_loss + self.entropy_coefficient * entropy_loss
+        if self.kl_coefficient:
+            assert batch.old_log_prob is not None
+            penalty = policy_kl_penalty(log_prob, batch.old_log_prob, drawn_from="old", mask=mask)
+            loss = loss + self.kl_coefficient * penalty
         return loss, {
             "loss": loss.detach(),
             "policy_loss": policy_loss.detach(),
@@ -358,7 +375,7 @@ class A2C(Agent):
         action = rollout.action.flatten(0, 1)
         action_mask = None if rollout.action_mask is None else rollout.action_mask.flatten(0, 1)
         log_rho = torch.zeros_like(value)
-        if self.policy_loss.needs_old_log_prob or self.advantage == "vtrace":
+        if self.policy_loss.needs_old_log_prob or self.advantage == "vtrace" or self.kl_coefficient:
             outputs = self.policy(self.network.normalized(observation))
             log_prob = self.policy.log_prob(self._among(outputs, action_mask), action)
             old_log_prob = log_prob if old_log_prob is None else old_log_prob
@@ -390,7 +407,17 @@ class A2C(Agent):
         """Advantages, and what the critic should have said, ``(T, N)``."""
         if self.advantage == "vtrace":
             estimate = vtrace(
-                log_rho, reward, discount, value, next_value, lambda_=self.gae_lambda, truncated=truncated
+                log_rho,
+                reward,
+                discount,
+                value,
+                next_value,
+                lambda_=self.gae_lambda,
+                clip_rho=self.vtrace_clip,
+                clip_c=self.vtrace_clip,
+                clip_pg_rho=self.vtrace_clip,
+                leak=self.vtrace_leak,
+                truncated=truncated,
             )
             return estimate.advantage, estimate.target
         if self.advantage == "return":

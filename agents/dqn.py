@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from typing import Any
 
 import torch
@@ -167,6 +168,11 @@ class DQN(Agent):
     def _build(self) -> None:
         if not isinstance(self.spec.action, Discrete):
             raise ValueError(f"DQN: needs a Discrete action space, got {self.spec.action}")
+        if self.spec.has_action_mask:
+            warnings.warn(
+                "DQN: the environment says which actions are possible, which DQN does not look at (A2C does)",
+                stacklevel=2,
+            )
         # A loss that wants the action taken next looks one step further.
         self.window = self.n_step + self.loss.needs_next_action
         if self.replay_capacity <= (self.window - 1) * self.spec.num_envs:
@@ -352,8 +358,11 @@ class DQN(Agent):
         return max(int((steps - self.learning_starts) * self.replay_ratio), 0)
 
     def status(self) -> dict[str, float]:
-        """Epsilon, and the number of gradient steps."""
-        return {"epsilon": self.epsilon, "updates": self.updates}
+        """Epsilon, the number of gradient steps, and the learning rate where it changes."""
+        status = {"epsilon": self.epsilon, "updates": float(self.updates)}
+        if self.learning_rate_end is not None:
+            status["learning_rate"] = self.learner.learning_rate_at(self.steps)
+        return status
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that training goes on from."""

@@ -14,10 +14,11 @@ import argparse
 import csv
 import math
 import os
+import re
+import shutil
 import statistics
 import subprocess
 import sys
-import tempfile
 import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -142,28 +143,37 @@ def done(name: str) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def run(name: str, experiment: Experiment, variant: Variant, seed: int, lock: threading.Lock) -> None:
-    """Train once, and append what it reached."""
-    arguments = f"{experiment.arguments} {variant.arguments} --seed {seed} --progress false --tensorboard false"
-    with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "-m", "agents", "train", "--config", f"configs/{variant.config}.yaml"]
-        command += [*arguments.split(), "--run_dir", folder]
-        result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-        if result.returncode:
-            print(f"{variant.name}, seed {seed}: {result.stderr.splitlines()[-1]}", file=sys.stderr)
-            return
-        (metrics,) = Path(folder).rglob("metrics.csv")
-        with metrics.open(newline="") as file:
-            rows = list(csv.DictReader(file))
+def run(name: str, experiment: Experiment, variant: Variant, seed: int, lock: threading.Lock) -> bool:
+    """Train once, or go on from the last checkpoint, and append what it reached; whether it came to an end."""
+    slug = re.sub(r"\W+", "-", variant.name).strip("-").lower()
+    folder = ROOT / "runs" / "learning" / name / f"{slug}-s{seed}"
+    checkpoint = next(folder.rglob("checkpoint.pt"), None)
+    command = [sys.executable, "-m", "agents"]
+    if checkpoint is None:
+        shutil.rmtree(folder, ignore_errors=True)
+        command += ["train", "--config", f"configs/{variant.config}.yaml", *experiment.arguments.split()]
+        command += [*variant.arguments.split(), "--seed", str(seed), "--run_dir", str(folder), "--tensorboard", "false"]
+    else:
+        command += ["resume", str(checkpoint.parent)]
+    result = subprocess.run([*command, "--progress", "false"], cwd=ROOT, capture_output=True, text=True)
+    if result.returncode:
+        print(f"{variant.name}, seed {seed}: {' '.join(result.stderr.split())[-500:]}", file=sys.stderr)
+        return False
+    (metrics,) = folder.rglob("metrics.csv")
+    with metrics.open(newline="") as file:
+        rows = list(csv.DictReader(file))
     evaluations = [(int(row["step"]), float(row["eval_return_mean"])) for row in rows if row["eval_return_mean"]]
     reached = next((step for step, value in evaluations if value >= variant.mark), "")
     row = dict(zip(FIELDS, [variant.name, seed, evaluations[-1][0], f"{evaluations[-1][1]:.2f}", reached], strict=True))
     with lock:
-        _append(RESULTS / f"{name}.csv", FIELDS, [row])
         if experiment.curves:
-            curve = RESULTS / name / f"{variant.name.replace(', ', '-').replace(' ', '-').lower()}-s{seed}.csv"
-            _append(curve, ["step", "return_mean"], [{k: r[k] for k in ("step", "return_mean")} for r in rows])
+            curve = RESULTS / name / f"{slug}-s{seed}.csv"
+            curve.unlink(missing_ok=True)
+            _append(curve, ["step", "return_mean"], [{key: r[key] for key in ("step", "return_mean")} for r in rows])
+        _append(RESULTS / f"{name}.csv", FIELDS, [row])
+    shutil.rmtree(folder)
     print(f"{variant.name}, seed {seed}: {row['return']}", file=sys.stderr)
+    return True
 
 
 def _append(path: Path, fields: list[str], rows: Sequence[Mapping[str, object]]) -> None:
@@ -196,7 +206,7 @@ def table(name: str, experiment: Experiment) -> str:
     return "\n".join(lines)
 
 
-def main() -> None:
+def main() -> int:
     """Run what is missing of an experiment, and print its table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("experiment", choices=list(EXPERIMENTS))
@@ -205,6 +215,7 @@ def main() -> None:
     parser.add_argument("--only", default="", help="only variants whose name holds this")
     options = parser.parse_args()
     experiment = EXPERIMENTS[options.experiment]
+    ended: list[bool] = []
     if not options.table:
         have = {(row["variant"], int(row["seed"])) for row in done(options.experiment)}
         missing = [
@@ -215,9 +226,10 @@ def main() -> None:
         ]
         lock = threading.Lock()
         with ThreadPoolExecutor(options.jobs) as pool:
-            list(pool.map(lambda one: run(options.experiment, experiment, one[0], one[1], lock), missing))
+            ended = list(pool.map(lambda one: run(options.experiment, experiment, one[0], one[1], lock), missing))
     print(table(options.experiment, experiment))
+    return 0 if all(ended) else 1
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -46,6 +46,8 @@ def check_learning(
     if learning_rate_end is not None:
         check_non_negative(owner, learning_rate_end=learning_rate_end)
     check_integer(owner, "learning_rate_steps", learning_rate_steps, low=0 if learning_rate_end is None else 1)
+    if learning_rate_end is None and learning_rate_steps:
+        raise ValueError(f"{owner}: learning_rate_steps needs learning_rate_end, which is not given")
     if max_grad_norm is not None:
         check_positive(owner, max_grad_norm=max_grad_norm)
     check_optimizer(owner, optimizer, learning_rate, optimizer_args)

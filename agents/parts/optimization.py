@@ -146,6 +146,7 @@ class Learner:
         end = learning_rate if learning_rate_end is None else learning_rate_end
         self.learning_rate_at = partial(linear_schedule, float(learning_rate), float(end), learning_rate_steps)
         self._learning_rate: float | None = None  # what schedule() set last
+        self._steps = 0  # and for how many steps
         self._owner = owner
         self._compute_loss = compute_loss
         self._max_grad_norm = max_grad_norm
@@ -199,6 +200,7 @@ class Learner:
 
     def schedule(self, steps: int) -> None:
         """Set the learning rate after so many steps, where it has an end to go to."""
+        self._steps = steps
         rate = self.learning_rate_at(steps)
         if not self._scheduled or rate == self._learning_rate:
             return
@@ -238,6 +240,7 @@ class Learner:
         state = self.state_dict()
         self.optimizer = self._make_optimizer()
         self.load_state_dict(state)
+        self.schedule(self._steps)
 
     def state_dict(self) -> dict[str, Any]:
         """The optimiser's state."""

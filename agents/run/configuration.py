@@ -109,8 +109,11 @@ def one_line(error: Exception) -> str:
             complaint = complaint or line
     given = dict(re.findall(r"Given (value): (.*)", str(error), flags=re.MULTILINE)[:1])
     nested = re.match(r"NestedArg\(key='(.*)', val='(.*)'\)", given.get("value", ""))
+    name = ".".join(keys)
+    refused = re.search(r"given class_path '[\w.]*?(\w+)':\s+Option '(\w+)' is not accepted", str(error))
+    if refused:
+        return f"{name}: {refused[1]} has no argument {refused[2]!r}"
     if nested and keys:
-        name = ".".join(keys)
         return f"{name}: name its class before its arguments: --{name} CLASS --{name}.{nested[1]} {nested[2]}"
     complaint = re.sub(r"Expected a dot import path string: (.*)", _UNKNOWN_CLASS, complaint)
     complaint = re.sub(r"Expected an instantiatable class, but \S+ is abstract", "name a class (see --help)", complaint)

@@ -179,6 +179,35 @@ def test_advantages_are_the_functions_of_the_library() -> None:
     assert_close(estimate("vtrace")[1], expected.target)
 
 
+def test_the_kl_penalty_is_the_library_s() -> None:
+    agent = table(kl_coefficient=0.5, entropy_coefficient=0.0, epochs=2, minibatches=1, rollout_length=4)
+    envs = start(agent, make_vector([partial(ChainEnv, 4)] * 4, AutoresetMode.SAME_STEP))
+    seen: list[PolicyBatch] = []
+    compute = agent.learner._compute_loss
+    agent.learner._compute_loss = lambda batch: seen.append(batch) or compute(batch)  # type: ignore[func-returns-value]
+    run(agent, envs, 16)
+    batch = seen[1]
+    assert batch.old_log_prob is not None
+    loss, metrics = agent.compute_loss(batch)
+    log_prob = agent.policy.log_prob(agent.policy(batch.observation), batch.action)
+    penalty = F.policy_kl_penalty(log_prob, batch.old_log_prob, drawn_from="old")
+    assert float(penalty) > 1e-6
+    assert_close(loss, metrics["policy_loss"] + 0.5 * metrics["value_loss"] + 0.5 * penalty)
+
+
+def test_vtrace_has_its_bounds() -> None:
+    generator = torch.Generator().manual_seed(0)
+    log_rho, reward, value, next_value = torch.randn(4, 5, 2, generator=generator)
+    discount, truncated = torch.full((5, 2), 0.9), torch.zeros(5, 2, dtype=torch.bool)
+    agent = table(advantage="vtrace", vtrace_clip=1.5, vtrace_leak=0.2, gae_lambda=1.0)
+    expected = F.vtrace(
+        log_rho, reward, discount, value, next_value, clip_rho=1.5, clip_c=1.5, clip_pg_rho=1.5, leak=0.2
+    )
+    advantage, target = agent._estimate(log_rho, reward, discount, value, next_value, truncated)
+    assert_close(advantage, expected.advantage)
+    assert_close(target, expected.target)
+
+
 class Aim(CountingEnv):
     """One step; the reward is minus the squared distance of the action from (0.5, -0.5)."""
 

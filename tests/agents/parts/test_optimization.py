@@ -210,7 +210,10 @@ def test_a_state_crosses_between_compiled_and_eager(
         torch.testing.assert_close(crossed.step(*batch), learner.step(*batch), rtol=1e-4, atol=1e-5)
 
 
-def test_a_loss_that_cannot_be_compiled_is_learned_from_eagerly(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("schedule", [{}, {"learning_rate_end": 0.0, "learning_rate_steps": 6}])
+def test_a_loss_that_cannot_be_compiled_is_learned_from_eagerly(
+    schedule: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     compile_without_compiler(monkeypatch)
     rows, parameters = [], []
     for compiled in (False, True):
@@ -222,8 +225,9 @@ def test_a_loss_that_cannot_be_compiled_is_learned_from_eagerly(monkeypatch: pyt
 
         learner = Learner(
             "Test", module, compute_loss, optimizer="Adam", learning_rate=0.01,
-            optimizer_args={}, max_grad_norm=None, compiled=compiled,
+            optimizer_args={}, max_grad_norm=None, compiled=compiled, **schedule,
         )  # fmt: skip
+        learner.schedule(5)
         if compiled:
             with pytest.warns(UserWarning, match="Test: a gradient step cannot be compiled, goes on without"):
                 learner.step(*batches()[0])

@@ -158,6 +158,16 @@ def _error(arguments: list[str]) -> Exception:
         ("--stepz 3", ["stepz"]),
         ("--agent A2C --agent.critic_loss PolicyGradientLoss", ["agent.critic_loss", "PolicyGradientLoss"]),
         ("--agent DQN --agent.discount 2", ["discount must be", "2"]),
+        (
+            "--agent DQN --agent.loss SarsaLoss --agent.loss.double true",
+            ["agent.loss: SarsaLoss", "no argument 'double'"],
+        ),
+        (
+            "--agent DQN --agent.loss TDLoss --agent.loss.criterion HuberLoss --agent.loss.criterion.delt 2",
+            ["agent.loss.criterion: HuberLoss has no argument 'delt'"],
+        ),
+        ("--agent DQN --agent.loss.double true", ["name its class before its arguments"]),
+        ("--agent DQN --agent.learning_rate_steps 5", ["learning_rate_steps needs learning_rate_end"]),
     ],
 )
 def test_one_line_of_real_errors(arguments: str, parts: list[str]) -> None:
