@@ -69,7 +69,8 @@ VALUE_LOSSES = {
     "TDLoss(QuantileLoss)": "--agent.loss.criterion QuantileLoss",
     "TDLoss(ExpectileLoss)": "--agent.loss.criterion ExpectileLoss",
     "TDLoss(rescale)": "--agent.loss.rescale true",
-    "SarsaLoss": "--agent.loss SarsaLoss",
+    # On-policy: old transitions tell of old policies.
+    "SarsaLoss": "--agent.loss SarsaLoss --agent.replay_capacity 2000 --agent.epsilon_end 0.01",
     "ExpectedSarsaLoss": "--agent.loss ExpectedSarsaLoss",
     "SoftQLoss": "--agent.loss SoftQLoss",
     "MunchausenLoss": "--agent.loss MunchausenLoss",
@@ -94,7 +95,7 @@ POLICY_LOSSES = {
     "REINFORCE": "--agent.advantage return --agent.rollout_length 128",
     "REINFORCE with baseline": "--agent.rollout_length 128",
     "UPGO": "--agent.advantage upgo",
-    "V-trace": f"--agent.advantage vtrace {_EPOCHS}",
+    "V-trace": "--agent.advantage vtrace --agent.rollout_length 20 --agent.epochs 2",
     "critic HLGaussLoss": f"--agent.critic_loss HLGaussLoss {_CRITIC}",
     "critic TwoHotLoss": f"--agent.critic_loss TwoHotLoss {_CRITIC}",
 }
