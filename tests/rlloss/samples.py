@@ -474,7 +474,7 @@ _TARGETS = [
     _target("munchausen_target", *_BACKUP, "q", "action", "next_q", options={"temperature": 0.5, "clip": -0.7}),
     _target("advantage_learning_target", *_BACKUP, "q", "action", "next_q"),
     _target("advantage_learning_target", *_BACKUP, "q", "action", "next_q", label="both", options={"persistent": True}),
-    _target("persistent_target", *_BACKUP, "action", "next_q"),
+    _target("persistent_target", *_BACKUP, "action", "next_q", options={"alpha": 0.9}),
     Sample("signed_hyperbolic", {"x": normal(N, D) * 5}, unchecked=("x",)),
     Sample("signed_parabolic", {"x": normal(N, D) * 5}, {"eps": 0.1}, unchecked=("x",)),
     Sample("two_hot", {"value": normal(N) * 2, "support": _SUPPORT}, unchecked=("value", "support")),
