@@ -359,7 +359,7 @@ class DQN(Agent):
 
     def status(self) -> dict[str, float]:
         """Epsilon, the number of gradient steps, and the learning rate where it changes."""
-        status = {"epsilon": self.epsilon, "updates": float(self.updates)}
+        status: dict[str, float] = {"epsilon": self.epsilon, "updates": self.updates}
         if self.learning_rate_end is not None:
             status["learning_rate"] = self.learner.learning_rate_at(self.steps)
         return status
