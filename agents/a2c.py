@@ -26,8 +26,14 @@ from agents.parts.rollout import Rollout
 from agents.parts.spaces import Box, Discrete, MultiDiscrete
 from agents.parts.transition import Transitions
 from rlloss.core.checks import check_choice, check_integer, check_non_negative, check_number, check_positive
-from rlloss.rl.policy import PolicyGradientLoss, PolicyLoss, policy_kl_penalty
-from rlloss.rl.returns import gae, lambda_returns, normalize_advantage, upgo_returns, vtrace
+from rlloss.rl.policy import (
+    AllActionPolicyLoss,
+    PolicyGradientLoss,
+    PolicyLoss,
+    all_action_policy_gradient_loss,
+    policy_kl_penalty,
+)
+from rlloss.rl.returns import gae, lambda_returns, normalize_advantage, retrace, upgo_returns, vtrace
 from rlloss.supervised.regression import MSELoss, RegressionLoss
 
 AdvantageEstimate = Literal["gae", "return", "upgo", "vtrace"]
@@ -88,7 +94,9 @@ class A2C(Agent):
     Discrete actions, several of them at once (MultiDiscrete, independent), or a Box (independent Gaussians).
 
     Args:
-        policy_loss: What the policy learns by; ``PolicyGradientLoss()`` by default.
+        policy_loss: What the policy learns by; ``PolicyGradientLoss()`` by default. One that wants the values of all
+            actions (``AllActionPolicyGradientLoss``, ``RegretPolicyGradientLoss``) gives the critic an output for each
+            action, which learns from Retrace, and needs Discrete actions.
         critic_loss: What the critic learns by; ``MSELoss()`` by default. One that predicts a distribution
             (``HLGaussLoss``, ``TwoHotLoss``) gives the critic as many outputs.
         discount: Discount factor gamma, in [0, 1].
@@ -142,7 +150,7 @@ class A2C(Agent):
     def __init__(
         self,
         *,
-        policy_loss: PolicyLoss | None = None,
+        policy_loss: PolicyLoss | AllActionPolicyLoss | None = None,
         critic_loss: RegressionLoss | None = None,
         discount: float = 0.99,
         advantage: AdvantageEstimate = "gae",
@@ -171,7 +179,9 @@ class A2C(Agent):
         optimizer_args: dict[str, Any] | None = None,
         max_grad_norm: float | None = 0.5,
     ) -> None:
-        self.policy_loss: PolicyLoss = PolicyGradientLoss() if policy_loss is None else policy_loss
+        self.policy_loss: PolicyLoss | AllActionPolicyLoss = (
+            PolicyGradientLoss() if policy_loss is None else policy_loss
+        )
         self.critic_loss: RegressionLoss = MSELoss() if critic_loss is None else critic_loss
         self.discount = discount
         self.advantage: AdvantageEstimate = advantage
@@ -202,7 +212,7 @@ class A2C(Agent):
         self._check()
 
     def _check(self) -> None:
-        check_loss("A2C", "policy_loss", self.policy_loss, PolicyLoss)
+        check_loss("A2C", "policy_loss", self.policy_loss, PolicyLoss, AllActionPolicyLoss)
         check_loss("A2C", "critic_loss", self.critic_loss, RegressionLoss)
         check_learning(
             "A2C",
@@ -216,6 +226,11 @@ class A2C(Agent):
             learning_rate_end=self.learning_rate_end,
             learning_rate_steps=self.learning_rate_steps,
         )
+        if self._values_actions and (self.advantage != "gae" or self.normalize_advantages):
+            raise ValueError(
+                f"A2C: policy_loss {type(self.policy_loss).__name__} learns from action values, so advantage must be "
+                f"'gae' and normalize_advantages False, got {self.advantage!r} and {self.normalize_advantages}"
+            )
         check_number("A2C", "log_std_init", self.log_std_init)
         check_choice("A2C", "advantage", self.advantage, get_args(AdvantageEstimate))
         for name in ("gae_lambda", "vtrace_leak"):
@@ -250,9 +265,12 @@ class A2C(Agent):
             self._check_criterion()
             kind = SquashedGaussianPolicy if self.squash else GaussianPolicy
             policy = kind(observation, action, **networks, log_std_init=self.log_std_init)  # type: ignore[arg-type]
-        features = policy.head.in_features if self.shared_trunk else None
-        outputs = self.critic_loss.num_outputs
-        critic = ValueNetwork(observation, **networks, features=features, outputs=outputs)  # type: ignore[arg-type]
+        sizes = {
+            "features": policy.head.in_features if self.shared_trunk else None,
+            "num_actions": self._num_critic_actions(),
+            "outputs": self.critic_loss.num_outputs,
+        }
+        critic = ValueNetwork(observation, **networks, **sizes)  # type: ignore[arg-type]
         if self.orthogonal_init:
             orthogonal_(policy, head_gain=0.01)
             orthogonal_(critic, head_gain=1.0)
@@ -283,9 +301,29 @@ class A2C(Agent):
             self.reward_normalizer = RewardNormalizer(self.spec.num_envs, self.discount).to(self.device)
         self.updates = 0
 
+    @property
+    def _values_actions(self) -> bool:
+        """Whether the critic values actions, which the policy loss wants all of, and not states."""
+        return isinstance(self.policy_loss, AllActionPolicyLoss)
+
+    def _num_critic_actions(self) -> int | None:
+        """How many actions the critic values; None where it values states."""
+        if not self._values_actions:
+            return None
+        if not isinstance(self.spec.action, Discrete):
+            raise ValueError(
+                f"A2C: policy_loss {type(self.policy_loss).__name__} needs a Discrete action space, "
+                f"got {self.spec.action}"
+            )
+        if self.spec.has_action_mask:  # a transition does not say what is possible at its successor
+            raise ValueError(
+                f"A2C: policy_loss {type(self.policy_loss).__name__} cannot learn where not all actions are possible"
+            )
+        return self.spec.action.n
+
     def _check_criterion(self) -> None:
         """A density may exceed 1, where a loss that presumes probabilities means nothing."""
-        if self.policy_loss.presumes_probabilities:
+        if isinstance(self.policy_loss, PolicyLoss) and self.policy_loss.presumes_probabilities:
             loss = " ".join(repr(self.policy_loss).split())
             raise ValueError(
                 f"A2C: policy_loss {loss} presumes probabilities, so it needs a Discrete action space, "
@@ -338,7 +376,11 @@ class A2C(Agent):
         outputs, critic_outputs = self.network(batch.observation)
         outputs = self._among(outputs, batch.action_mask)
         log_prob = self.policy.log_prob(outputs, batch.action)
-        policy_loss = self.policy_loss(log_prob, batch.old_log_prob, advantage, mask=mask)
+        if isinstance(self.policy_loss, AllActionPolicyLoss):
+            policy_loss = self.policy_loss(outputs, self.critic_loss.value(critic_outputs), mask=mask)
+        else:
+            policy_loss = self.policy_loss(log_prob, batch.old_log_prob, advantage, mask=mask)
+        critic_outputs = self._taken(critic_outputs, batch.action)
         value_loss = self.critic_loss(critic_outputs, batch.value_target, mask=mask)
         entropy_loss = self.policy.entropy_loss(outputs, mask)
         loss = policy_loss + self.value_coefficient * value_loss + self.entropy_coefficient * entropy_loss
@@ -365,17 +407,16 @@ class A2C(Agent):
         """
         rollout = Transitions(rows, self.layout, 0)
         shape = rollout.reward.shape
-        observation = rollout.observation.flatten(0, 1)
-        value = self._value(observation).view(shape)
-        next_value = self._value(rollout.next_observation.flatten(0, 1)).view(shape)
+        observation, action = rollout.observation.flatten(0, 1), rollout.action.flatten(0, 1)
+        value = self.critic_loss.value(self._taken(self.network.criticize(observation), action)).view(shape)
+        next_value = self._state_value(rollout.next_observation.flatten(0, 1)).view(shape)
         mask = rollout.mask
         # A row that only resets an environment is no step: what comes after it must not flow into it.
         truncated = rollout.truncated if mask is None else rollout.truncated | ~mask
         reward = rollout.reward if self.reward_normalizer is None else self.reward_normalizer(rollout.reward)
-        action = rollout.action.flatten(0, 1)
         action_mask = None if rollout.action_mask is None else rollout.action_mask.flatten(0, 1)
         log_rho = torch.zeros_like(value)
-        if self.policy_loss.needs_old_log_prob or self.advantage == "vtrace" or self.kl_coefficient:
+        if self._compares_policies:
             outputs = self.policy(self.network.normalized(observation))
             log_prob = self.policy.log_prob(self._among(outputs, action_mask), action)
             old_log_prob = log_prob if old_log_prob is None else old_log_prob
@@ -392,8 +433,27 @@ class A2C(Agent):
             action_mask,
         )
 
-    def _value(self, observation: Tensor) -> Tensor:
-        return self.critic_loss.value(self.network.criticize(observation))
+    @property
+    def _compares_policies(self) -> bool:
+        """Whether anything asks how likely the policy that acted was to do what it did."""
+        if self.kl_coefficient or self.advantage == "vtrace":
+            return True
+        if isinstance(self.policy_loss, PolicyLoss):
+            return self.policy_loss.needs_old_log_prob
+        return self.epochs > 1  # for Retrace, whose weights are 1 at first
+
+    def _state_value(self, observation: Tensor) -> Tensor:
+        """``(B,)``, of states, of whose actions the critic may value all: then the policy's expectation."""
+        if not self._values_actions:
+            return self.critic_loss.value(self.network.criticize(observation))
+        outputs, critic_outputs = self.network(observation)
+        return -all_action_policy_gradient_loss(outputs, self.critic_loss.value(critic_outputs), reduction="none")
+
+    def _taken(self, critic_outputs: Tensor, action: Tensor) -> Tensor:
+        """The critic's outputs for the actions taken; all of them where it values states."""
+        if not self._values_actions:
+            return critic_outputs
+        return critic_outputs[torch.arange(len(action), device=action.device), action]
 
     def _estimate(
         self,
@@ -404,7 +464,10 @@ class A2C(Agent):
         next_value: Tensor,
         truncated: Tensor,
     ) -> tuple[Tensor, Tensor]:
-        """Advantages, and what the critic should have said, ``(T, N)``."""
+        """Advantages, and what the critic should have said, ``(T, N)``; ``value`` is what it did say."""
+        if self._values_actions:
+            target = retrace(log_rho, reward, discount, value, next_value, lambda_=self.gae_lambda, truncated=truncated)
+            return target - value, target
         if self.advantage == "vtrace":
             estimate = vtrace(
                 log_rho,
@@ -443,8 +506,10 @@ class A2C(Agent):
             metrics = [self.learner.step(rows)]
         else:
             metrics, batch = [], self._prepare(rows)
+            # What weighs the present policy against the one that acted.
+            follows_policy = self.advantage == "vtrace" or self._values_actions
             for epoch in range(self.epochs):
-                if epoch > 0 and self.advantage == "vtrace":
+                if epoch > 0 and follows_policy:
                     batch = self._prepare(rows, batch.old_log_prob)
                 metrics += [self.learner.step(part) for part in self._split(batch)]
         self.updates += len(metrics)

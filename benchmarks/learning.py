@@ -92,6 +92,8 @@ POLICY_LOSSES = {
     f"--agent.policy_loss.kl_coefficient 0.5 {_EPOCHS}",
     "AdvantageWeightedRegressionLoss": "--agent.policy_loss AdvantageWeightedRegressionLoss "
     f"--agent.policy_loss.temperature 0.3 {_EPOCHS}",
+    "AllActionPolicyGradientLoss": "--agent.policy_loss AllActionPolicyGradientLoss",
+    "RegretPolicyGradientLoss": "--agent.policy_loss RegretPolicyGradientLoss",
     "REINFORCE": "--agent.advantage return --agent.rollout_length 128",
     "REINFORCE with baseline": "--agent.rollout_length 128",
     "UPGO": "--agent.advantage upgo",

@@ -18,6 +18,7 @@ from rlloss.rl.distributional import (
 from rlloss.rl.policy import (
     AdvantageWeightedRegressionLoss,
     AllActionPolicyGradientLoss,
+    AllActionPolicyLoss,
     ClippedSurrogateLoss,
     EntropyLoss,
     PolicyGradientLoss,
@@ -103,6 +104,7 @@ __all__ = [
     "AdvantageLearningLoss",
     "AdvantageWeightedRegressionLoss",
     "AllActionPolicyGradientLoss",
+    "AllActionPolicyLoss",
     "AsymmetricHuberLoss",
     "BatchTripletLoss",
     "BinaryCrossEntropyLoss",

@@ -422,7 +422,7 @@ Policy = CategoricalPolicy | GaussianPolicy
 class ValueNetwork(nn.Module):
     """State values, of observations or of another network's ``features``, of which there are so many.
 
-    A value may take several ``outputs``, which a loss makes one of.
+    With ``num_actions`` the values of all actions. A value may take several ``outputs``, which a loss makes one of.
     """
 
     def __init__(
@@ -432,18 +432,23 @@ class ValueNetwork(nn.Module):
         hidden_sizes: Sequence[int],
         activation: Activation,
         features: int | None = None,
+        num_actions: int | None = None,
         outputs: int = 1,
     ) -> None:
         super().__init__()
         self.encoder: nn.Sequential | None = None
         if features is None:
             self.encoder, features = make_encoder(observation, hidden_sizes, activation)
-        self.head = nn.Linear(features, outputs)
+        self.shape = (*([] if num_actions is None else [num_actions]), *([] if outputs == 1 else [outputs]))
+        self.head = nn.Linear(features, math.prod(self.shape))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Observations ``(B, ...)``, or features ``(B, F)`` without an encoder, to ``(B,)``, or ``(B, outputs)``."""
+        """Observations ``(B, ...)``, or features ``(B, F)`` without an encoder, to values.
+
+        ``(B,)`` or ``(B, num_actions)``, with one dimension more for several outputs.
+        """
         value: Tensor = self.head(x if self.encoder is None else self.encoder(x))
-        return value.squeeze(-1) if self.head.out_features == 1 else value
+        return value.view(len(value), *self.shape)
 
 
 def orthogonal_(network: nn.Module, *, head_gain: float) -> None:

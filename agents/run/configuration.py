@@ -113,7 +113,7 @@ def one_line(error: Exception) -> str:
     refused = re.search(r"given class_path '[\w.]*?(\w+)':\s+Option '(\w+)' is not accepted", str(error))
     if refused:
         return f"{name}: {refused[1]} has no argument {refused[2]!r}"
-    if nested and keys:
+    if nested and keys and not name.endswith(f".{nested[1]}"):  # else the argument itself is what is wrong
         return f"{name}: name its class before its arguments: --{name} CLASS --{name}.{nested[1]} {nested[2]}"
     complaint = re.sub(r"Expected a dot import path string: (.*)", _UNKNOWN_CLASS, complaint)
     complaint = re.sub(r"Expected an instantiatable class, but \S+ is abstract", "name a class (see --help)", complaint)

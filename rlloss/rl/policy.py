@@ -251,7 +251,15 @@ def all_action_policy_gradient_loss(
     return reduce_loss("all_action_policy_gradient_loss", loss, weight=weight, mask=mask, reduction=reduction)
 
 
-class AllActionPolicyGradientLoss(Loss):
+class AllActionPolicyLoss(Loss, ABC):
+    """What an actor minimises that learns from the values of all actions: a loss of logits and action values."""
+
+    @abstractmethod
+    def forward(self, logits: Tensor, q: Tensor, *, weight: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
+        """Return the loss of the policy's ``logits`` ``(..., A)`` by the action values ``q`` ``(..., A)``."""
+
+
+class AllActionPolicyGradientLoss(AllActionPolicyLoss):
     """:func:`all_action_policy_gradient_loss` as a module."""
 
     def forward(self, logits: Tensor, q: Tensor, *, weight: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
@@ -299,7 +307,7 @@ def regret_policy_gradient_loss(
     return reduce_loss("regret_policy_gradient_loss", loss, weight=weight, mask=mask, reduction=reduction)
 
 
-class RegretPolicyGradientLoss(Loss):
+class RegretPolicyGradientLoss(AllActionPolicyLoss):
     """:func:`regret_policy_gradient_loss` as a module."""
 
     def forward(self, logits: Tensor, q: Tensor, *, weight: Tensor | None = None, mask: Tensor | None = None) -> Tensor:

@@ -117,11 +117,13 @@ POLICY_LOSSES = [
     rlloss.PolicyGradientLoss(rlloss.PolyLoss()),
     rlloss.ClippedSurrogateLoss(dual_clip=3.0, kl_coefficient=0.1),
     rlloss.AdvantageWeightedRegressionLoss(temperature=0.2),
+    rlloss.AllActionPolicyGradientLoss(),
+    rlloss.RegretPolicyGradientLoss(),
 ]
 
 
 @pytest.mark.parametrize("policy_loss", POLICY_LOSSES, ids=lambda loss: " ".join(repr(loss).split()))
-def test_every_policy_loss_solves_a_chain(policy_loss: rlloss.PolicyLoss) -> None:
+def test_every_policy_loss_solves_a_chain(policy_loss: rlloss.PolicyLoss | rlloss.AllActionPolicyLoss) -> None:
     agent = table(policy_loss=policy_loss, rollout_length=16, gae_lambda=0.95, learning_rate=0.2)
     run(agent, start(agent, make_vector([partial(ChainEnv, 4)] * 4, AutoresetMode.SAME_STEP)), 6000)
     assert agent.act(torch.arange(3), explore=False).tolist() == [1, 1, 1]
@@ -143,15 +145,109 @@ def test_a_critic_may_predict_a_distribution(critic_loss: rlloss.HistogramLoss, 
     )
 
 
-def test_vtrace_estimates_anew_in_every_epoch() -> None:
-    """The log-probabilities stay those of the policy that acted; advantages follow the policy that learns."""
-    agent = table(advantage="vtrace", epochs=2, minibatches=1, rollout_length=4, learning_rate=0.5)
+ALL_ACTIONS: dict[str, Any] = {"policy_loss": rlloss.AllActionPolicyGradientLoss()}
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("options", [{}, {"epochs": 2, "minibatches": 2}], ids=["one pass", "epochs"])
+def test_a_critic_of_actions_knows_a_time_limit_from_an_end(mode: AutoresetMode, options: dict[str, Any]) -> None:
+    for terminates, expected in ((False, [10.0, 10.0]), (True, [1.9, 1.0])):
+        agent = table(**ALL_ACTIONS | options, entropy_coefficient=1.0)  # no action is to be forgotten
+        length = 2 if terminates else 3
+        envs = [partial(CountingEnv, (length,), (terminates,), view="parity")] * 3
+        run(agent, start(agent, make_vector(envs, mode)), 6000)
+        action_values = agent.network.criticize(torch.arange(2))
+        assert_close(action_values, torch.tensor(expected).unsqueeze(-1).expand(2, 2), dtype=torch.float16)
+
+
+def test_a_critic_of_actions_learns_from_retrace() -> None:
+    """One value per state and action, by hand: the critic's targets, the policy's loss, the critic's loss."""
+    agent = table(**ALL_ACTIONS, discount=0.5, gae_lambda=0.8, rollout_length=4, value_coefficient=0.25)
+    agent.build(EnvSpec(Discrete(3), Discrete(2), num_envs=1))
+    q = torch.tensor([[1.0, 2.0], [3.0, 0.0], [0.5, 5.0]])
+    logits = torch.tensor([[0.0, 1.0], [0.5, 0.0], [-1.0, 0.0]])
+    for head, weight in ((agent.network.critic.head, q), (agent.policy.head, logits)):
+        head.weight.data.copy_(weight.T)
+        head.bias.data.zero_()
+    steps = [  # observation, action, reward, next_observation, terminated, truncated
+        (0, 1, 1.0, 1, False, False),
+        (1, 0, 2.0, 2, False, True),
+        (0, 0, 3.0, 2, False, False),
+        (2, 1, 4.0, 0, True, False),
+    ]
+    for s, a, r, next_s, terminated, truncated in steps:
+        agent.observe(
+            pack(
+                agent.layout, observation=[s], action=[a], reward=[r], next_observation=[next_s],
+                terminated=[terminated], truncated=[truncated], valid=[True],
+            )
+        )  # fmt: skip
+    v = (logits.softmax(-1) * q).sum(-1)
+    truncated_target = 2.0 + 0.5 * v[2]
+    expected = torch.stack([
+        1.0 + 0.5 * (v[1] + 0.8 * (truncated_target - q[1, 0])),
+        truncated_target,
+        3.0 + 0.5 * (v[2] + 0.8 * (4.0 - q[2, 1])),
+        torch.tensor(4.0),
+    ])  # fmt: skip
+    batch = agent._prepare(agent.rollout.read())
+    assert_close(batch.value_target, expected)
+    loss, metrics = agent.compute_loss(batch)
+    assert_close(metrics["policy_loss"], -v[[0, 1, 0, 2]].mean())
+    taken = torch.stack([q[s, a] for s, a, *_ in steps])
+    assert_close(metrics["value_loss"], (expected - taken).square().mean())
+    assert_close(loss, metrics["policy_loss"] + 0.25 * metrics["value_loss"])
+    policy, critic = torch.autograd.grad(loss, [agent.policy.head.weight, agent.network.critic.head.weight])
+    logits.requires_grad_()
+    (reference,) = torch.autograd.grad(-(logits.softmax(-1) * q).sum(-1)[[0, 1, 0, 2]].mean(), [logits])
+    assert_close(policy.T, reference)
+    assert critic.T[1, 1] == critic.T[2, 0] == 0.0, "values of actions that were not taken"
+
+
+def test_a_critic_of_actions_weighs_what_the_policy_has_become() -> None:
+    agent = table(**ALL_ACTIONS, epochs=2, minibatches=1, rollout_length=4, learning_rate=0.5)
+    first, second = spy_on_prepare(agent)
+    assert first.old_log_prob is not None and second.old_log_prob is not None
+    assert torch.equal(first.old_log_prob, second.old_log_prob)
+    assert not torch.equal(first.value_target, second.value_target)
+
+
+@pytest.mark.parametrize("critic_loss", [rlloss.HLGaussLoss(low=0.0, high=2.0, num_bins=21), HuberLoss()])
+@pytest.mark.parametrize("policy_loss", [rlloss.AllActionPolicyGradientLoss(), rlloss.RegretPolicyGradientLoss()])
+def test_a_critic_of_actions_may_predict_a_distribution_and_share_a_trunk(critic_loss: Any, policy_loss: Any) -> None:
+    agent = table(
+        policy_loss=policy_loss, critic_loss=critic_loss, shared_trunk=True, hidden_sizes=[16], rollout_length=8,
+        optimizer="Adam", learning_rate=0.02,
+    )  # fmt: skip
+    run(agent, start(agent, make_vector([partial(ChainEnv, 4)] * 4, AutoresetMode.SAME_STEP)), 6000)
+    assert agent.act(torch.arange(3), explore=False).tolist() == [1, 1, 1]
+
+
+def test_where_a_critic_of_actions_cannot_be() -> None:
+    for spec in (CONTINUOUS, SEVERAL):
+        with pytest.raises(ValueError, match="A2C: policy_loss AllActionPolicyGradientLoss needs a Discrete action"):
+            A2C(**ALL_ACTIONS).build(spec)
+    with pytest.raises(ValueError, match="cannot learn where not all actions are possible"):
+        A2C(**ALL_ACTIONS).build(EnvSpec(Box((3,), torch.float32), Discrete(4), num_envs=2, has_action_mask=True))
+    for option in ({"advantage": "upgo"}, {"normalize_advantages": True}):
+        with pytest.raises(ValueError, match="advantage must be 'gae' and normalize_advantages False"):
+            A2C(**ALL_ACTIONS, **option)
+
+
+def spy_on_prepare(agent: A2C) -> list[PolicyBatch]:
+    """Train on one rollout of a chain; the batches that its epochs learn from."""
     envs = start(agent, make_vector([partial(ChainEnv, 4)] * 4, AutoresetMode.SAME_STEP))
     seen: list[PolicyBatch] = []
     prepare = agent._prepare
     agent._prepare = lambda *arguments: seen.append(prepare(*arguments)) or seen[-1]  # type: ignore[method-assign,func-returns-value]
     run(agent, envs, 16)
-    first, second = seen
+    return seen
+
+
+def test_vtrace_estimates_anew_in_every_epoch() -> None:
+    """The log-probabilities stay those of the policy that acted; advantages follow the policy that learns."""
+    agent = table(advantage="vtrace", epochs=2, minibatches=1, rollout_length=4, learning_rate=0.5)
+    first, second = spy_on_prepare(agent)
     assert first.old_log_prob is not None and second.old_log_prob is not None
     assert torch.equal(first.old_log_prob, second.old_log_prob)
     outputs = agent.policy(first.observation)

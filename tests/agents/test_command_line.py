@@ -50,6 +50,10 @@ MISTAKES = {
     "optimiser's argument of a wrong length": (["--agent.optimizer_args.betas", "[0.9]"], "optimizer"),
     "unreduced loss": (["--agent.loss.criterion.reduction", "none"], "reduction"),
     "argument of a loss that has no name": (["--agent", "A2C", "--agent.policy_loss.criterion.gamma", "2"], "before"),
+    "type of a policy loss's argument": (
+        ["--agent", "A2C", "--agent.policy_loss", "ClippedSurrogateLoss", "--agent.policy_loss.clip", "abc"],
+        "agent.policy_loss.clip: must be of type float, got abc",
+    ),
     "environment": (["--env", "Nope-v0"], "Nope"),
     "environment's module": (["--env", "no_module:Nope-v0"], "no_module"),
     "environment's argument": (["--env_kwargs.foo", "1"], "foo"),

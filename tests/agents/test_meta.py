@@ -15,7 +15,15 @@ from agents.parts.replay import PrioritizedReplay, Replay
 from agents.parts.rollout import Rollout
 from agents.parts.spaces import Box, Discrete, EnvSpec, MultiDiscrete, Space
 from agents.parts.transition import Transitions
-from rlloss import ClippedSurrogateLoss, FocalLoss, HuberLoss, PolicyGradientLoss, TDLoss
+from rlloss import (
+    AllActionPolicyGradientLoss,
+    ClippedSurrogateLoss,
+    FocalLoss,
+    HuberLoss,
+    PolicyGradientLoss,
+    RegretPolicyGradientLoss,
+    TDLoss,
+)
 
 META = torch.device("meta")
 OBSERVATIONS: list[Space] = [Box((3,), torch.float32), Discrete(5), Box((4, 36, 36), torch.uint8)]
@@ -119,9 +127,14 @@ def test_a2c_that_normalizes(reset_steps: bool) -> None:
     agent._see_observations(rows)
 
 
-def test_a2c_with_action_masks() -> None:
-    agent = A2C(policy_loss=ClippedSurrogateLoss())
-    agent.build(EnvSpec(OBSERVATIONS[0], Discrete(3), num_envs=2, has_action_mask=True))
+@pytest.mark.parametrize(
+    ("policy_loss", "masks"),
+    [(ClippedSurrogateLoss(), True), (AllActionPolicyGradientLoss(), False), (RegretPolicyGradientLoss(), False)],
+    ids=["masks", "all actions", "regret"],
+)
+def test_a2c_with_discrete_actions(policy_loss: Any, masks: bool) -> None:
+    agent = A2C(policy_loss=policy_loss)
+    agent.build(EnvSpec(OBSERVATIONS[0], Discrete(3), num_envs=2, has_action_mask=masks))
     agent.network.to(META)
     rows = torch.zeros(agent.rollout_length, 2, agent.layout.row_bytes, dtype=torch.uint8, device=META)
     learn(agent, agent.network, agent._loss_of_rollout, rows)

@@ -10,7 +10,7 @@ from agents import A2C, DQN
 from agents.agent import Agent
 from agents.parts.spaces import Box, Discrete, EnvSpec, MultiDiscrete
 from agents.parts.transition import pack
-from rlloss import ClippedSurrogateLoss, HuberLoss, TDLoss
+from rlloss import AllActionPolicyGradientLoss, ClippedSurrogateLoss, HuberLoss, TDLoss
 
 N = 4
 SPEC = EnvSpec(Box((3,), torch.float32), Discrete(2), num_envs=N, has_reset_steps=True)
@@ -70,6 +70,7 @@ AGENTS = {
     ),
     "a2c": (A2C(rollout_length=3, normalize_advantages=True), SPEC),
     "ppo": (A2C(policy_loss=ClippedSurrogateLoss(), rollout_length=4, epochs=2, minibatches=3, optimizer="Adam"), SPEC),
+    "a2c all actions": (A2C(rollout_length=3, epochs=2, policy_loss=AllActionPolicyGradientLoss()), SPEC),
     "a2c box": (A2C(rollout_length=3, entropy_coefficient=0.1), BOX_SPEC),
     "a2c schedule": (
         A2C(rollout_length=3, shared_trunk=True, learning_rate_end=0.0, learning_rate_steps=40), SPEC,

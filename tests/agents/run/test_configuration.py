@@ -20,6 +20,7 @@ from rlloss import (
     LogCoshLoss,
     PolicyGradientLoss,
     QuantileLoss,
+    RegretPolicyGradientLoss,
     TDLoss,
 )
 from rlloss.supervised.classification import ClassificationLoss, PolyLoss
@@ -52,6 +53,7 @@ AGENTS = [
         optimizer_args={"betas": [0.8, 0.99], "eps": 1e-5},
     ),
     A2C(policy_loss=PolicyGradientLoss()),
+    A2C(policy_loss=RegretPolicyGradientLoss()),
 ]
 
 
