@@ -368,11 +368,6 @@ class GaussianPolicy(nn.Module):
         return -gaussian_entropy(self.log_std)
 
 
-def _log_tanh_slope(u: Tensor) -> Tensor:
-    """``log(1 - tanh(u)^2)``, the logarithm of tanh's derivative, where that itself would be 0."""
-    return 2.0 * (math.log(2.0) - u - F.softplus(-2.0 * u))
-
-
 class SquashedGaussianPolicy(GaussianPolicy):
     """Independent Gaussians whose draws u the environments take through tanh to the bounds.
 
@@ -407,13 +402,14 @@ class SquashedGaussianPolicy(GaussianPolicy):
     def entropy_loss(self, mean: Tensor, mask: Tensor | None) -> Tensor:
         """Minus the mean entropy.
 
-        The entropy of u plus the mean of log(1 - tanh(u)^2), by Gauss-Hermite quadrature: unlike an estimate from draws
-        it has no noise, and nor has its gradient. The error is below 1e-4 up to a standard deviation of 1, 0.004 at 2.
+        The mean log-density, by Gauss-Hermite quadrature in each dimension, of which the density is a product: unlike
+        an estimate from draws it has no noise, and nor has its gradient. The error is below 1e-4 up to a standard
+        deviation of 1, 0.004 at 2.
         """
-        u = mean.unsqueeze(-1) + self.log_std.exp().unsqueeze(-1) * self.nodes
-        correction = (_log_tanh_slope(u) * self.node_weights).sum((-2, -1))
-        mean_correction = reduce_loss("entropy_loss", correction, weight=None, mask=mask, reduction="mean")
-        return super().entropy_loss(mean, mask) - mean_correction
+        mean = mean.unsqueeze(-2)
+        u = mean + self.log_std.exp() * self.nodes.unsqueeze(-1)
+        log_prob = squashed_gaussian_log_prob(u, mean.expand_as(u), self.log_std) @ self.node_weights
+        return reduce_loss("entropy_loss", log_prob, weight=None, mask=mask, reduction="mean")
 
 
 Policy = CategoricalPolicy | GaussianPolicy

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from agents.parts.spaces import Box, Space
+from rlloss.rl.returns import lambda_returns
 
 _EPSILON = 1e-8  # added to a variance, as in Gymnasium and Stable-Baselines3
 _LARGEST = 10.0  # bound of what was normalised, as in Stable-Baselines3
@@ -102,11 +103,12 @@ class RewardNormalizer(nn.Module):
     @torch.no_grad()
     def update(self, reward: Tensor, ended: Tensor, mask: Tensor | None = None) -> None:
         """Take in steps ``(T, N)`` in their order: rewards, which ended an episode, and which are transitions."""
-        returns = []
-        for step_reward, step_ended in zip(reward.double(), ended, strict=True):
-            returns.append(self.discount * self.returns + step_reward)
-            self.returns.copy_(torch.where(step_ended, 0.0, returns[-1]))
-        self.moments.update(torch.stack(returns), mask)
+        # Returns in reversed time: what was summed before the first step is the value after the last.
+        goes_on = ~torch.cat([torch.zeros_like(ended[:1]), ended[:-1]])
+        discount, before = self.discount * goes_on.double(), self.returns.expand(reward.shape)
+        returns = lambda_returns(reward.double().flip(0), discount.flip(0), before).flip(0)
+        self.returns.copy_(torch.where(ended[-1], 0.0, returns[-1]))
+        self.moments.update(returns, mask)
 
     def cut(self) -> None:
         """Begin all sums anew: what follows belongs to other episodes."""

@@ -35,6 +35,7 @@ from rlloss.rl.value import (
     TDLoss,
     ValueLoss,
     ValueLossOutput,
+    outputs_at_action,
     signed_hyperbolic,
     signed_parabolic,
 )
@@ -216,8 +217,7 @@ def categorical_value_loss(
     check_mask(name, mask, shape)
     check_labels(name, "action", action, logits.shape[-2], mask)
     logits, target_probs = promote(logits, target_probs.detach())
-    index = fill_masked(mask, action, 0).long()[..., None, None].expand(*shape, 1, logits.shape[-1])
-    chosen = _fill_rows(mask, logits.gather(-2, index).squeeze(-2))
+    chosen = _fill_rows(mask, outputs_at_action(logits, fill_masked(mask, action, 0)))
     target_probs = _fill_rows(mask, target_probs)
     check_range(name, "target_probs", target_probs, None, high=1.0)
     return _cross_entropy(name, chosen, target_probs, weight, mask, reduction)

@@ -49,6 +49,12 @@ def _at_action(q: Tensor, action: Tensor) -> Tensor:
     return q.gather(-1, action.long().unsqueeze(-1)).squeeze(-1)
 
 
+def outputs_at_action(outputs: Tensor, action: Tensor) -> Tensor:
+    """Of ``(..., A, K)`` the K outputs of each action ``(...)``."""
+    index = action.long()[..., None, None].expand(*action.shape, 1, outputs.shape[-1])
+    return outputs.gather(-2, index).squeeze(-2)
+
+
 def _check_action(function: str, name: str, action: Tensor, q: Tensor, mask: Tensor | None = None) -> None:
     check_indices(function, **{name: action})
     check_shape(function, name, action, tuple(q.shape[:-1]), "q without its action dimension")
@@ -554,8 +560,7 @@ class ValueLoss(nn.Module, ABC):
             )
         check_mask(name, mask, tuple(outputs.shape[:-2]))
         _check_action(name, "action", action, outputs[..., 0], mask)
-        index = fill_masked(mask, action, 0).long()[..., None, None].expand(*action.shape, 1, number)
-        return outputs.gather(-2, index).squeeze(-2)
+        return outputs_at_action(outputs, fill_masked(mask, action, 0))
 
     def _check_wanted(self, outputs: Tensor, **others: tuple[bool, Tensor | None]) -> None:
         """Raise a ValueError unless each further output of a network that is wanted is there, and fits the first."""
