@@ -5,7 +5,8 @@
     python benchmarks/learning.py minatar    # DQN and a variant of it, 1,000,000 frames of each game
 
 A run that is done is a line of docs/results/<experiment>.csv and is not run again, so the same command continues an
-experiment that was stopped. In the end, or at once with --table, the table is printed.
+experiment that was stopped. In the end, or at once with --table, the table is printed, and the curves of MinAtar are
+drawn.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import scipy.stats
 
 ROOT = Path(__file__).parent.parent
@@ -57,8 +59,6 @@ _EPOCHS = (
     "--agent.rollout_length 32 --agent.epochs 4 --agent.minibatches 4 --agent.normalize_advantages true "
     "--agent.gae_lambda 0.95 --agent.optimizer Adam --agent.optimizer_args {} --agent.learning_rate 0.001"
 )
-# Twice the steps that one loss needs, and a learning rate that falls, for those whose gradient does not.
-_LONG = "--steps 100000 --agent.learning_rate_end 0.0001 --agent.learning_rate_steps 100000"
 VALUE_LOSSES = {
     "TDLoss(MSELoss)": "--agent.loss.criterion MSELoss",
     "TDLoss(HuberLoss)": "",
@@ -104,8 +104,8 @@ POLICY_LOSSES = {
 EXPERIMENTS = {
     "cartpole": Experiment(
         [
-            *(Variant(f"DQN {name}", "dqn/cartpole", f"{_LONG} {text}", 475.0) for name, text in VALUE_LOSSES.items()),
-            Variant("DQN Rainbow", "dqn/rainbow_cartpole", "--steps 100000", 475.0),
+            *(Variant(f"DQN {name}", "dqn/cartpole", text, 475.0) for name, text in VALUE_LOSSES.items()),
+            Variant("DQN Rainbow", "dqn/rainbow_cartpole", "", 475.0),
             *(Variant(f"A2C {name}", "a2c/cartpole", text, 475.0) for name, text in POLICY_LOSSES.items()),
         ],
         seeds=3,
@@ -139,17 +139,24 @@ EXPERIMENTS = {
 
 def done(name: str) -> list[dict[str, str]]:
     """The rows of an experiment so far."""
-    path = RESULTS / f"{name}.csv"
+    return _read(RESULTS / f"{name}.csv")
+
+
+def _read(path: Path) -> list[dict[str, str]]:
     if not path.exists():
         return []
     with path.open(newline="") as file:
         return list(csv.DictReader(file))
 
 
+def slug(name: str) -> str:
+    """A variant's name as that of a file."""
+    return re.sub(r"\W+", "-", name).strip("-").lower()
+
+
 def run(name: str, experiment: Experiment, variant: Variant, seed: int, lock: threading.Lock) -> bool:
     """Train once, or go on from the last checkpoint, and append what it reached; whether it came to an end."""
-    slug = re.sub(r"\W+", "-", variant.name).strip("-").lower()
-    folder = ROOT / "runs" / "learning" / name / f"{slug}-s{seed}"
+    folder = ROOT / "runs" / "learning" / name / f"{slug(variant.name)}-s{seed}"
     checkpoint = next(folder.rglob("checkpoint.pt"), None)
     command = [sys.executable, "-m", "agents"]
     if checkpoint is None:
@@ -163,14 +170,13 @@ def run(name: str, experiment: Experiment, variant: Variant, seed: int, lock: th
         print(f"{variant.name}, seed {seed}: {' '.join(result.stderr.split())[-500:]}", file=sys.stderr)
         return False
     (metrics,) = folder.rglob("metrics.csv")
-    with metrics.open(newline="") as file:
-        rows = list(csv.DictReader(file))
+    rows = _read(metrics)
     evaluations = [(int(row["step"]), float(row["eval_return_mean"])) for row in rows if row["eval_return_mean"]]
     reached = next((step for step, value in evaluations if value >= variant.mark), "")
     row = dict(zip(FIELDS, [variant.name, seed, evaluations[-1][0], f"{evaluations[-1][1]:.2f}", reached], strict=True))
     with lock:
         if experiment.curves:
-            curve = RESULTS / name / f"{slug}-s{seed}.csv"
+            curve = RESULTS / name / f"{slug(variant.name)}-s{seed}.csv"
             curve.unlink(missing_ok=True)
             _append(curve, ["step", "return_mean"], [{key: r[key] for key in ("step", "return_mean")} for r in rows])
         _append(RESULTS / f"{name}.csv", FIELDS, [row])
@@ -209,8 +215,40 @@ def table(name: str, experiment: Experiment) -> str:
     return "\n".join(lines)
 
 
+def plot(name: str, experiment: Experiment) -> Path:
+    """Draw training returns over steps, a panel per environment: each seed, their mean, and published points."""
+    import matplotlib
+
+    matplotlib.use("agg")
+    from matplotlib import pyplot as plt
+
+    games = list(dict.fromkeys(variant.name.split()[-1] for variant in experiment.variants))
+    figure, panels = plt.subplots(1, len(games), figsize=(5 * len(games), 4), squeeze=False, layout="constrained")
+    for game, axes in zip(games, panels[0], strict=True):
+        for variant in (v for v in experiment.variants if v.name.endswith(game)):
+            curves = [_read(path) for path in sorted((RESULTS / name).glob(f"{slug(variant.name)}-s*.csv"))]
+            lines = [np.array([[float(row["step"]), float(row["return_mean"])] for row in curve]) for curve in curves]
+            if not lines:
+                continue
+            label = f"{variant.name.removesuffix(game).strip()} ({len(lines)} seeds)"
+            length = min(map(len, lines))
+            (mean,) = axes.plot(*np.mean([line[:length] for line in lines], 0).T, label=label)
+            for line in lines:
+                axes.plot(*line.T, color=mean.get_color(), alpha=0.3, linewidth=0.8)
+        published = [row for row in _read(RESULTS / name / "published.csv") if row["game"] == game]
+        for source in dict.fromkeys(row["source"] for row in published):
+            points = [(int(row["step"]), float(row["return"])) for row in published if row["source"] == source]
+            axes.plot(*zip(*points, strict=True), "k*", label=source)
+        axes.set(title=game, xlabel="frames", ylabel="return of the last 100 training episodes", ylim=(0, None))
+        axes.grid(alpha=0.3)
+        axes.legend(fontsize="small")
+    path = RESULTS / f"{name}.png"
+    figure.savefig(path, dpi=120)
+    return path
+
+
 def main() -> int:
-    """Run what is missing of an experiment, and print its table."""
+    """Run what is missing of an experiment, print its table, and draw its curves."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("experiment", choices=list(EXPERIMENTS))
     parser.add_argument("--table", action="store_true", help="print the table of what is done, and run nothing")
@@ -231,6 +269,8 @@ def main() -> int:
         with ThreadPoolExecutor(options.jobs) as pool:
             ended = list(pool.map(lambda one: run(options.experiment, experiment, one[0], one[1], lock), missing))
     print(table(options.experiment, experiment))
+    if experiment.curves:
+        print(plot(options.experiment, experiment))
     return 0 if all(ended) else 1
 
 
