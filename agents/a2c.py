@@ -25,6 +25,7 @@ from agents.parts.optimization import Learner
 from agents.parts.rollout import Rollout
 from agents.parts.spaces import Box, Discrete, MultiDiscrete
 from agents.parts.transition import Transitions
+from rlloss.core.actions import at_action
 from rlloss.core.checks import check_choice, check_integer, check_non_negative, check_number, check_positive
 from rlloss.rl.policy import (
     AllActionPolicyLoss,
@@ -104,7 +105,8 @@ class A2C(Agent):
             baseline (with gae_lambda 1, REINFORCE); "upgo", AlphaStar's return of what went better than expected, less
             the value; "vtrace", V-trace, which weighs what the policy has become unlikely to do since it acted, anew in
             every epoch (IMPALA).
-        gae_lambda: lambda of the advantage estimate, in [0, 1]; "upgo" has it in the critic's target alone.
+        gae_lambda: lambda of the advantage estimate, in [0, 1]; "upgo" has it in the critic's target alone, and a
+            critic of actions in Retrace.
         vtrace_clip: Largest weight of a step in V-trace, > 0.
         vtrace_leak: Share of the unclipped weight in V-trace, in [0, 1].
         kl_coefficient: Factor of a penalty on how far the policy has gone from the one that acted, >= 0
@@ -228,8 +230,9 @@ class A2C(Agent):
         )
         if self._values_actions and (self.advantage != "gae" or self.normalize_advantages):
             raise ValueError(
-                f"A2C: policy_loss {type(self.policy_loss).__name__} learns from action values, so advantage must be "
-                f"'gae' and normalize_advantages False, got {self.advantage!r} and {self.normalize_advantages}"
+                f"A2C: policy_loss {type(self.policy_loss).__name__} learns from action values, not from advantages: "
+                f"advantage must stay 'gae' and normalize_advantages False, got {self.advantage!r} and "
+                f"{self.normalize_advantages}"
             )
         check_number("A2C", "log_std_init", self.log_std_init)
         check_choice("A2C", "advantage", self.advantage, get_args(AdvantageEstimate))
@@ -453,7 +456,7 @@ class A2C(Agent):
         """The critic's outputs for the actions taken; all of them where it values states."""
         if not self._values_actions:
             return critic_outputs
-        return critic_outputs[torch.arange(len(action), device=action.device), action]
+        return at_action(critic_outputs, action)
 
     def _estimate(
         self,

@@ -15,8 +15,8 @@ from rlloss.core.checks import check_choice, check_integer, check_non_negative, 
 def check_loss(owner: str, name: str, loss: nn.Module, *wanted: type[nn.Module]) -> None:
     """Raise a TypeError for a loss of another kind, a ValueError for one with parameters or without a reduction."""
     if not isinstance(loss, wanted):
-        kinds = " or ".join(f"a {kind.__name__}" for kind in wanted)
-        raise TypeError(f"{owner}: {name} must be {kinds}, got {type(loss).__name__}")
+        kinds = " or ".join(kind.__name__ for kind in wanted)
+        raise TypeError(f"{owner}: {name} must be of class {kinds}, got {type(loss).__name__}")
     if next(loss.parameters(), None) is not None:
         raise ValueError(f"{owner}: {name} has parameters of its own, which the agent does not train")
     if not hasattr(loss, "reduction"):  # a TDLoss leaves it to its criterion

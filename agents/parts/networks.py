@@ -402,14 +402,17 @@ class SquashedGaussianPolicy(GaussianPolicy):
     def entropy_loss(self, mean: Tensor, mask: Tensor | None) -> Tensor:
         """Minus the mean entropy.
 
-        The mean log-density, by Gauss-Hermite quadrature in each dimension, of which the density is a product: unlike
-        an estimate from draws it has no noise, and nor has its gradient. The error is below 1e-4 up to a standard
-        deviation of 1, 0.004 at 2.
+        The entropy of u plus the mean of log(1 - tanh(u)^2), by Gauss-Hermite quadrature: unlike an estimate from draws
+        it has no noise, and nor has its gradient. The error is below 1e-4 up to a standard deviation of 1, 0.004 at 2.
         """
-        mean = mean.unsqueeze(-2)
-        u = mean + self.log_std.exp() * self.nodes.unsqueeze(-1)
-        log_prob = squashed_gaussian_log_prob(u, mean.expand_as(u), self.log_std) @ self.node_weights
-        return reduce_loss("entropy_loss", log_prob, weight=None, mask=mask, reduction="mean")
+        u = mean.unsqueeze(-2) + self.log_std.exp() * self.nodes.unsqueeze(-1)
+        # What the tanh makes of a density is the same for every Gaussian; at its own mean nothing else is rounded.
+        unit = torch.zeros_like(self.log_std)
+        correction = squashed_gaussian_log_prob(u, u, unit) - gaussian_log_prob(u, u, unit)
+        mean_correction = reduce_loss(
+            "entropy_loss", correction @ self.node_weights, weight=None, mask=mask, reduction="mean"
+        )
+        return super().entropy_loss(mean, mask) + mean_correction
 
 
 Policy = CategoricalPolicy | GaussianPolicy

@@ -15,6 +15,7 @@ from abc import abstractmethod
 import torch
 from torch import Tensor
 
+from rlloss.core.actions import at_action
 from rlloss.core.checks import (
     check_float,
     check_indices,
@@ -35,7 +36,6 @@ from rlloss.rl.value import (
     TDLoss,
     ValueLoss,
     ValueLossOutput,
-    outputs_at_action,
     signed_hyperbolic,
     signed_parabolic,
 )
@@ -75,7 +75,9 @@ def two_hot(value: Tensor, support: Tensor) -> Tensor:
     check_float("two_hot", value=value)
     value, support = promote(value, support)
     # How far the value is on its way from each point to the next; 1 before the first interval and 0 after the last.
-    way = ((value.unsqueeze(-1) - support[:-1]) / support.diff()).clamp(0.0, 1.0)
+    way = (value.unsqueeze(-1) - support[:-1]) / support.diff()
+    # On a point between two intervals the gradient is that of the interval above alone.
+    way = torch.where((way >= 0.0) & (way < 1.0), way, way.detach().clamp(0.0, 1.0))
     before, after = torch.ones_like(way[..., :1]), torch.zeros_like(way[..., :1])
     return torch.cat([before, way], -1) - torch.cat([way, after], -1)
 
@@ -217,7 +219,7 @@ def categorical_value_loss(
     check_mask(name, mask, shape)
     check_labels(name, "action", action, logits.shape[-2], mask)
     logits, target_probs = promote(logits, target_probs.detach())
-    chosen = _fill_rows(mask, outputs_at_action(logits, fill_masked(mask, action, 0)))
+    chosen = _fill_rows(mask, at_action(logits, fill_masked(mask, action, 0)))
     target_probs = _fill_rows(mask, target_probs)
     check_range(name, "target_probs", target_probs, None, high=1.0)
     return _cross_entropy(name, chosen, target_probs, weight, mask, reduction)

@@ -2,7 +2,8 @@
 
 ``discount`` is gamma * (1 - terminated), as in RLax. ``next_value[t]`` is the value of the true successor of step t: at
 a truncated step that of the final observation, not of the observation after the reset. ``truncated`` stops the
-recursion and still bootstraps: time limits are not terminations. The last step always bootstraps.
+recursion and still bootstraps: time limits are not terminations. The last step always bootstraps. Values have to be
+finite everywhere, also where a discount or a lambda leaves them out.
 
 Off-policy, ``log_rho`` is the log-probability of the action taken under the policy that is evaluated minus that under
 the policy that acted, and every importance weight belongs to the step whose action it weighs.
@@ -21,6 +22,7 @@ from torch import Tensor
 from rlloss.core.checks import (
     check_broadcastable,
     check_float,
+    check_integer,
     check_mask,
     check_ndim,
     check_number,
@@ -94,10 +96,20 @@ def _reverse_scan(addend: Tensor, factor: Tensor) -> Tensor:
 
 
 def _returns(
-    reward: Tensor, discount: Tensor, next_value: Tensor, next_q: Tensor, trace: Tensor, truncated: Tensor | None
+    reward: Tensor,
+    discount: Tensor,
+    next_value: Tensor,
+    trace: Tensor,
+    truncated: Tensor | None,
+    *,
+    next_q: Tensor | None = None,
 ) -> Tensor:
-    """``G_t = r_t + d_t (v_{t+1} + c_t (G_{t+1} - q_{t+1}))``, with ``c_t`` 0 at truncated steps and the last."""
+    """``G_t = r_t + d_t (v_{t+1} + c_t (G_{t+1} - q_{t+1}))``, with ``c_t`` 0 at truncated steps and the last.
+
+    ``next_q`` is ``next_value`` where none is given.
+    """
     trace = _stop(torch.cat([trace[:-1], torch.zeros_like(trace[-1:])]), truncated)
+    next_q = next_value if next_q is None else next_q
     return _reverse_scan(reward + discount * (next_value - trace * next_q), discount * trace)
 
 
@@ -138,7 +150,7 @@ def lambda_returns(
     reward, discount, next_value = _prepare(
         "lambda_returns", truncated, reward=reward, discount=discount, next_value=next_value
     )
-    return _returns(reward, discount, next_value, next_value, torch.full_like(reward, lambda_), truncated)
+    return _returns(reward, discount, next_value, torch.full_like(reward, lambda_), truncated)
 
 
 def n_step_returns(
@@ -176,8 +188,7 @@ def n_step_returns(
         >>> n_step_returns(torch.ones(3), torch.full((3,), 0.5), torch.full((3,), 4.0), n=2)
         tensor([2.5000, 2.5000, 3.0000])
     """
-    if isinstance(n, bool) or not isinstance(n, int) or n < 1:
-        raise ValueError(f"n_step_returns: n must be an integer >= 1, got {n!r}")
+    check_integer("n_step_returns", "n", n, low=1)
     check_number("n_step_returns", "lambda_", lambda_, low=0.0, high=1.0)
     reward, discount, next_value = _prepare(
         "n_step_returns", truncated, reward=reward, discount=discount, next_value=next_value
@@ -286,7 +297,7 @@ def q_lambda_returns(
     reward, discount, next_value = _prepare(
         "q_lambda_returns", truncated, reward=reward, discount=discount, next_q=next_q.amax(-1)
     )
-    return _returns(reward, discount, next_value, next_value, torch.full_like(reward, lambda_), truncated)
+    return _returns(reward, discount, next_value, torch.full_like(reward, lambda_), truncated)
 
 
 def upgo_returns(reward: Tensor, discount: Tensor, next_value: Tensor, *, truncated: Tensor | None = None) -> Tensor:
@@ -321,7 +332,7 @@ def upgo_returns(reward: Tensor, discount: Tensor, next_value: Tensor, *, trunca
         "upgo_returns", truncated, reward=reward, discount=discount, next_value=next_value
     )
     better = _successor(reward + discount * next_value) >= next_value
-    return _returns(reward, discount, next_value, next_value, better.to(reward.dtype), truncated)
+    return _returns(reward, discount, next_value, better.to(reward.dtype), truncated)
 
 
 def off_policy_returns(
@@ -372,7 +383,7 @@ def off_policy_returns(
     trace, reward, discount, q, next_value = _prepare(
         "off_policy_returns", truncated, trace=trace, reward=reward, discount=discount, q=q, next_value=next_value
     )
-    return _returns(reward, discount, next_value, _successor(q), _successor(trace), truncated)
+    return _returns(reward, discount, next_value, _successor(trace), truncated, next_q=_successor(q))
 
 
 def _importance_weight(log_rho: Tensor, clip: float, leak: float = 0.0) -> Tensor:
@@ -424,7 +435,7 @@ def retrace(
         "retrace", truncated, log_rho=log_rho, reward=reward, discount=discount, q=q, next_value=next_value
     )
     trace = lambda_ * _importance_weight(log_rho, 1.0)
-    return _returns(reward, discount, next_value, _successor(q), _successor(trace), truncated)
+    return _returns(reward, discount, next_value, _successor(trace), truncated, next_q=_successor(q))
 
 
 class VTrace(NamedTuple):

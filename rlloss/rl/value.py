@@ -18,6 +18,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from rlloss.core.actions import at_action
 from rlloss.core.checks import (
     check_float,
     check_indices,
@@ -31,7 +32,6 @@ from rlloss.core.checks import (
     check_real,
     check_same_shape,
     check_shape,
-    check_tensor,
 )
 from rlloss.core.module import show_hyper_parameters
 from rlloss.core.reduction import Reduction, fill_masked, promote
@@ -45,19 +45,11 @@ def _check_bootstrap(function: str, reward: Tensor, discount: Tensor, next_q: Te
     check_shape(function, "reward", reward, tuple(next_q.shape[:-1]), "next_q without its action dimension")
 
 
-def _at_action(q: Tensor, action: Tensor) -> Tensor:
-    return q.gather(-1, action.long().unsqueeze(-1)).squeeze(-1)
-
-
-def outputs_at_action(outputs: Tensor, action: Tensor) -> Tensor:
-    """Of ``(..., A, K)`` the K outputs of each action ``(...)``."""
-    index = action.long()[..., None, None].expand(*action.shape, 1, outputs.shape[-1])
-    return outputs.gather(-2, index).squeeze(-2)
-
-
-def _check_action(function: str, name: str, action: Tensor, q: Tensor, mask: Tensor | None = None) -> None:
+def _check_action(
+    function: str, name: str, action: Tensor, q: Tensor, mask: Tensor | None = None, *, of: str = "q"
+) -> None:
     check_indices(function, **{name: action})
-    check_shape(function, name, action, tuple(q.shape[:-1]), "q without its action dimension")
+    check_shape(function, name, action, tuple(q.shape[:-1]), f"{of} without its action dimension")
     check_labels(function, name, action, q.shape[-1], mask)
 
 
@@ -125,7 +117,7 @@ def q_learning_target(reward: Tensor, discount: Tensor, next_q: Tensor, *, selec
     check_float("q_learning_target", selector_q=selector_q)
     check_same_shape("q_learning_target", next_q=next_q, selector_q=selector_q)
     reward, discount, next_q = promote(reward, discount, next_q)
-    return reward + discount * _at_action(next_q, selector_q.argmax(-1))
+    return reward + discount * at_action(next_q, selector_q.argmax(-1))
 
 
 def sarsa_target(reward: Tensor, discount: Tensor, next_q: Tensor, next_action: Tensor) -> Tensor:
@@ -154,7 +146,7 @@ def sarsa_target(reward: Tensor, discount: Tensor, next_q: Tensor, next_action: 
     _check_bootstrap("sarsa_target", reward, discount, next_q)
     _check_action("sarsa_target", "next_action", next_action, next_q)
     reward, discount, next_q = promote(reward, discount, next_q)
-    return reward + discount * _at_action(next_q, next_action)
+    return reward + discount * at_action(next_q, next_action)
 
 
 def expected_sarsa_target(reward: Tensor, discount: Tensor, next_q: Tensor, next_probs: Tensor) -> Tensor:
@@ -276,7 +268,7 @@ def munchausen_target(
     check_same_shape("munchausen_target", q=q, next_q=next_q)
     _check_action("munchausen_target", "action", action, q)
     reward, discount, q, next_q = promote(reward, discount, q, next_q)
-    bonus = temperature * _at_action(torch.log_softmax(q / temperature, dim=-1), action)
+    bonus = temperature * at_action(torch.log_softmax(q / temperature, dim=-1), action)
     return reward + alpha * bonus.clamp(min=clip) + discount * _soft_maximum(next_q, temperature)
 
 
@@ -340,7 +332,7 @@ def advantage_learning_target(
 
 def _gap(q: Tensor, action: Tensor) -> Tensor:
     """By how much the best action is better."""
-    return q.amax(-1) - _at_action(q, action)
+    return q.amax(-1) - at_action(q, action)
 
 
 def persistent_target(reward: Tensor, discount: Tensor, action: Tensor, next_q: Tensor, *, alpha: float) -> Tensor:
@@ -430,14 +422,14 @@ def signed_parabolic(x: Tensor, *, eps: float = 1e-3) -> Tensor:
     return root * (root.abs() + 2.0)
 
 
-def _chosen_value(function: str, q: Tensor, action: Tensor, mask: Tensor | None) -> Tensor:
-    """The values of the actions taken, ``(...)``."""
-    check_float(function, q=q)
-    check_ndim(function, "q", q, 1, "(..., A)")
+def _chosen_value(function: str, name: str, q: Tensor, action: Tensor, mask: Tensor | None) -> Tensor:
+    """The values of the actions taken, ``(...)``; ``name`` is what the caller calls ``q``."""
+    check_float(function, **{name: q})
+    check_ndim(function, name, q, 1, "(..., A)")
     check_mask(function, mask, tuple(q.shape[:-1]))
-    _check_action(function, "action", action, q, mask)
+    _check_action(function, "action", action, q, mask, of=name)
     # A masked-out action may be any number, a padding of -1 for instance.
-    return _at_action(q, fill_masked(mask, action, 0))
+    return at_action(q, fill_masked(mask, action, 0))
 
 
 def q_value_loss(
@@ -476,14 +468,17 @@ def q_value_loss(
         >>> q_value_loss(torch.tensor([[1.0, 5.0]]), torch.tensor([1]), torch.tensor([2.0]))
         tensor(9.)
     """
-    chosen = _chosen_value("q_value_loss", q, action, mask)
+    chosen = _chosen_value("q_value_loss", "q", q, action, mask)
     check_real("q_value_loss", target=target)
     check_shape("q_value_loss", "target", target, tuple(action.shape), "the shape of action")
     return criterion(chosen, target.detach(), weight=weight, mask=mask, reduction=reduction)
 
 
 class ValueLossOutput(NamedTuple):
-    """What a value loss returns: the loss, and the detached TD error of each sample, ``target - q``."""
+    """What a value loss returns: the loss, and the detached TD error of each sample, ``target - q``.
+
+    With ``rescale`` the error is that of the rescaled values, which is what the loss is made of.
+    """
 
     loss: Tensor
     td_error: Tensor
@@ -550,7 +545,7 @@ class ValueLoss(nn.Module, ABC):
         """The outputs of the actions taken: ``(...)``, or ``(..., K)`` where an action has several."""
         name, number = type(self).__name__, self.outputs_per_action
         if number == 1:
-            return _chosen_value(name, outputs, action, mask)
+            return _chosen_value(name, "outputs", outputs, action, mask)
         check_float(name, outputs=outputs)
         check_indices(name, action=action)
         if outputs.ndim != action.ndim + 2 or outputs.shape[-1] != number:
@@ -559,8 +554,8 @@ class ValueLoss(nn.Module, ABC):
                 f"{tuple(action.shape)}"
             )
         check_mask(name, mask, tuple(outputs.shape[:-2]))
-        _check_action(name, "action", action, outputs[..., 0], mask)
-        return outputs_at_action(outputs, fill_masked(mask, action, 0))
+        _check_action(name, "action", action, outputs[..., 0], mask, of="outputs")
+        return at_action(outputs, fill_masked(mask, action, 0))
 
     def _check_wanted(self, outputs: Tensor, **others: tuple[bool, Tensor | None]) -> None:
         """Raise a ValueError unless each further output of a network that is wanted is there, and fits the first."""
@@ -570,7 +565,7 @@ class ValueLoss(nn.Module, ABC):
                 continue
             if tensor is None:
                 raise ValueError(f"{name}: {key} must be given, see ValueLoss.forward")
-            check_tensor(name, **{key: tensor})
+            check_float(name, **{key: tensor})
             check_same_shape(name, **{"outputs": outputs, key: tensor})
 
 

@@ -230,7 +230,7 @@ def test_where_a_critic_of_actions_cannot_be() -> None:
     with pytest.raises(ValueError, match="cannot learn where not all actions are possible"):
         A2C(**ALL_ACTIONS).build(EnvSpec(Box((3,), torch.float32), Discrete(4), num_envs=2, has_action_mask=True))
     for option in ({"advantage": "upgo"}, {"normalize_advantages": True}):
-        with pytest.raises(ValueError, match="advantage must be 'gae' and normalize_advantages False"):
+        with pytest.raises(ValueError, match="advantage must stay 'gae' and normalize_advantages False"):
             A2C(**ALL_ACTIONS, **option)
 
 

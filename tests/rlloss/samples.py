@@ -547,7 +547,6 @@ def _td(label: str, criterion: type[rlloss.RegressionLoss], *prefix: int, double
         classes={"action": A},
         aliases={
             "TDLoss": ("q_learning_target", "mse_loss", "huber_loss", "MSELoss", "HuberLoss"),
-            "outputs": ("q",),
             "next_outputs": ("next_q",),
             "selector_outputs": ("selector_q",),
         },
@@ -579,7 +578,6 @@ def _value_loss(name: str, label: str = "", *further: str, outputs: int = 1, **c
                 "advantage_learning_target", "persistent_target", "td_target", "huber_loss", "quantile_huber_loss",
                 "HuberLoss", "HLGaussLoss", "TwoHotLoss",
             ),
-            "outputs": ("q",),
             "next_outputs": ("next_q", "next_value"),
         },
         "output": lambda result: result.loss,

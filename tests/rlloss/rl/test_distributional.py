@@ -273,11 +273,42 @@ def test_td_by_classification_regresses_on_the_target_s_mean(
 
 
 @pytest.mark.parametrize("criterion", [rlloss.TwoHotLoss(num_bins=K), rlloss.HLGaussLoss(num_bins=K)])
-def test_every_td_loss_takes_a_criterion_with_several_outputs(criterion: rlloss.HistogramLoss) -> None:
+@pytest.mark.parametrize("rescale", [False, True])
+def test_every_td_loss_takes_a_criterion_with_several_outputs(criterion: rlloss.HistogramLoss, rescale: bool) -> None:
+    """It learns the compressed target of the expanded means, as if these were its outputs."""
     x = inputs(K)
-    for loss in (rlloss.SoftQLoss(criterion), rlloss.MunchausenLoss(criterion), rlloss.TDLoss(criterion)):
+    x["target_outputs"] = x["next_outputs"].flip(0)
+    means = {name: criterion.value(tensor) for name, tensor in x.items() if name.endswith("outputs")}
+    losses: list[tuple[type[rlloss.TDLoss], dict[str, Any]]] = [
+        (rlloss.TDLoss, {"double": True}), (rlloss.SoftQLoss, {"temperature": 0.5}), (rlloss.MunchausenLoss, {}),
+    ]  # fmt: skip
+    for cls, options in losses:
+        loss = cls(criterion, rescale=rescale, **options)
+        plain = cls(rlloss.MSELoss(reduction="none"), rescale=rescale, **options)(**x | means)
         assert loss.outputs_per_action == K
-        assert loss(**x, target_outputs=x["next_outputs"]).loss.isfinite()
+        result = loss(**x)
+        assert_close(result.td_error, plain.td_error)
+        chosen = x["outputs"][torch.arange(len(x["action"])), x["action"]]
+        assert_close(result.loss, criterion(chosen, criterion.value(chosen) + plain.td_error))
+
+
+def test_criteria_of_several_outputs_under_one_name_are_rescaled_too() -> None:
+    x, bounds = inputs(K), {"low": -2.0, "high": 2.0, "num_bins": K}
+    for named, criterion in (
+        (rlloss.TwoHotTDLoss, rlloss.TwoHotLoss(**bounds)),  # type: ignore[arg-type]
+        (rlloss.HLGaussTDLoss, rlloss.HLGaussLoss(**bounds)),  # type: ignore[arg-type]
+    ):
+        for double, rescale in ((False, False), (True, False), (False, True), (True, True)):
+            loss = named(**bounds, double=double, rescale=rescale)(**x)  # type: ignore[arg-type]
+            assert_close(loss.loss, rlloss.TDLoss(criterion, double=double, rescale=rescale)(**x).loss)
+
+
+@pytest.mark.parametrize("value", [-2.0, -1.0, 0.0, 1.0, 2.0, -1.5, 0.25, -3.0, 3.0])
+def test_two_hot_keeps_the_mean_s_gradient_on_a_point_of_the_support(value: float) -> None:
+    support = torch.linspace(-2.0, 2.0, 5)
+    v = torch.tensor([value], requires_grad=True)
+    (gradient,) = torch.autograd.grad((F.two_hot(v, support) * support).sum(), v)
+    assert gradient == (1.0 if -2.0 <= value < 2.0 else 0.0)
 
 
 def test_errors() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from typing import Any
 
@@ -455,9 +456,15 @@ def epsilon_greedy(chooser: Tensor, epsilon: float) -> Tensor:
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, rlloss.ValueLoss) else "",
 )  # fmt: skip
-def test_losses_regress_on_their_targets(loss: rlloss.ValueLoss, target: Any) -> None:
+@pytest.mark.parametrize("rescale", [False, True])
+def test_losses_regress_on_their_targets(loss: rlloss.TDLoss, target: Any, rescale: bool) -> None:
+    """Rescaled, on the compressed target of the expanded outputs."""
     x = transition_tensors()
-    wanted = target(x)
+    expand, compress = (F.signed_parabolic, F.signed_hyperbolic) if rescale else (torch.clone, torch.clone)
+    wanted = compress(target(x | {name: expand(x[name]) for name in x if name.endswith("outputs")}))
+    arguments = {name: getattr(loss, name) for name in inspect.signature(type(loss)).parameters}
+    loss = type(loss)(**arguments | {"rescale": rescale})
+    assert_close(loss.q_values(x["outputs"]), expand(x["outputs"]))
     result = loss(**x)
     assert_close(result.loss, F.q_value_loss(x["outputs"], x["action"], wanted, criterion=F.huber_loss))
     chosen = x["outputs"].gather(-1, x["action"].unsqueeze(-1)).squeeze(-1)
