@@ -216,7 +216,7 @@ def table(name: str, experiment: Experiment) -> str:
 
 
 def plot(name: str, experiment: Experiment) -> Path:
-    """Draw training returns over steps, a panel per environment: each seed, their mean, and published points."""
+    """Draw training returns over steps, a panel per environment: each seed and their mean."""
     import matplotlib
 
     matplotlib.use("agg")
@@ -235,10 +235,6 @@ def plot(name: str, experiment: Experiment) -> Path:
             (mean,) = axes.plot(*np.mean([line[:length] for line in lines], 0).T, label=label)
             for line in lines:
                 axes.plot(*line.T, color=mean.get_color(), alpha=0.3, linewidth=0.8)
-        published = [row for row in _read(RESULTS / name / "published.csv") if row["game"] == game]
-        for source in dict.fromkeys(row["source"] for row in published):
-            points = [(int(row["step"]), float(row["return"])) for row in published if row["source"] == source]
-            axes.plot(*zip(*points, strict=True), "k*", label=source)
         axes.set(title=game, xlabel="frames", ylabel="return of the last 100 training episodes", ylim=(0, None))
         axes.grid(alpha=0.3)
         axes.legend(fontsize="small")

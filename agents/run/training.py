@@ -234,6 +234,8 @@ def resume(run: Path | str, *, steps: int | None = None, progress: bool = True) 
                 tensorboard=settings.tensorboard,
                 purge_step=int(state["tracker"]["logged"]) + 1,
             )
+            # A checkpoint is loaded to the CPU; rows that wait to be logged belong beside those to come.
+            state["tracker"]["pending"] = state["tracker"]["pending"].to(agent.device)
             tracker.load_state_dict(state["tracker"], envs.steps)
             write_atomic(run / "config.yaml", dump_config(config).encode())
             _Run(run, agent, envs, settings, tracker, stop).go(progress=progress)
