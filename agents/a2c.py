@@ -318,7 +318,7 @@ class A2C(Agent):
                 f"A2C: policy_loss {type(self.policy_loss).__name__} needs a Discrete action space, "
                 f"got {self.spec.action}"
             )
-        if self.spec.has_action_mask:  # a transition does not say what is possible at its successor
+        if self.spec.has_action_mask:  # the expectation at a successor would have to leave its impossible actions out
             raise ValueError(
                 f"A2C: policy_loss {type(self.policy_loss).__name__} cannot learn where not all actions are possible"
             )
