@@ -103,9 +103,8 @@ def test_second_signal_acts_as_usual(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
     def observe_and_signal(self: DQN, transitions: Transitions) -> None:
         observe(self, transitions)
-        # To this thread and at once: two that are sent to the process may become one on their way.
-        signal.raise_signal(signal.SIGINT)
-        signal.raise_signal(signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
 
     monkeypatch.setattr(DQN, "observe", observe_and_signal)
     with pytest.raises(KeyboardInterrupt):
