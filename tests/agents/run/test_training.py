@@ -107,8 +107,12 @@ def test_second_signal_acts_as_usual(tmp_path: Path, monkeypatch: pytest.MonkeyP
         os.kill(os.getpid(), signal.SIGINT)
 
     monkeypatch.setattr(DQN, "observe", observe_and_signal)
-    with pytest.raises(KeyboardInterrupt):
-        run(dqn(), tmp_path)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            run(dqn(), tmp_path)
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_runs_outside_the_main_thread(tmp_path: Path) -> None:
