@@ -21,9 +21,10 @@ def test_configuration_builds_its_agent(path: Path, capsys: pytest.CaptureFixtur
     config = yaml.safe_load(path.read_text())
     if config["env"].startswith("MinAtar/"):
         pytest.importorskip("minatar")
-    envs = Envs(make_vec(config["env"], config["num_envs"]))
+    agent = make_agent(config["agent"])
+    envs = Envs(make_vec(config["env"], config["num_envs"]), squash=agent.squash)
     envs.reset(0)
-    agent = make_agent(config["agent"]).build(envs.spec)
+    agent = agent.build(envs.spec)
     agent.observe(envs.step(agent.act(envs.observation)))
     assert agent.count_updates(config["steps"], config["num_envs"]) > 0
     envs.close()
