@@ -318,10 +318,6 @@ class A2C(Agent):
                 f"A2C: policy_loss {type(self.policy_loss).__name__} needs a Discrete action space, "
                 f"got {self.spec.action}"
             )
-        if self.spec.has_action_mask:  # the expectation at a successor would have to leave its impossible actions out
-            raise ValueError(
-                f"A2C: policy_loss {type(self.policy_loss).__name__} cannot learn where not all actions are possible"
-            )
         return self.spec.action.n
 
     def _check_criterion(self) -> None:
@@ -412,7 +408,8 @@ class A2C(Agent):
         shape = rollout.reward.shape
         observation, action = rollout.observation.flatten(0, 1), rollout.action.flatten(0, 1)
         value = self.critic_loss.value(self._taken(self.network.criticize(observation), action)).view(shape)
-        next_value = self._state_value(rollout.next_observation.flatten(0, 1)).view(shape)
+        next_mask = None if rollout.next_action_mask is None else rollout.next_action_mask.flatten(0, 1)
+        next_value = self._state_value(rollout.next_observation.flatten(0, 1), next_mask).view(shape)
         mask = rollout.mask
         # A row that only resets an environment is no step: what comes after it must not flow into it.
         truncated = rollout.truncated if mask is None else rollout.truncated | ~mask
@@ -445,11 +442,13 @@ class A2C(Agent):
             return self.policy_loss.needs_old_log_prob
         return self.epochs > 1  # for Retrace, whose weights are 1 at first
 
-    def _state_value(self, observation: Tensor) -> Tensor:
+    def _state_value(self, observation: Tensor, action_mask: Tensor | None) -> Tensor:
         """``(B,)``, of states, of whose actions the critic may value all: then the policy's expectation."""
         if not self._values_actions:
             return self.critic_loss.value(self.network.criticize(observation))
         outputs, critic_outputs = self.network(observation)
+        if action_mask is not None:  # in the last state of an episode, whose value nobody asks for, none may be possible
+            outputs = self._among(outputs, action_mask | ~action_mask.any(-1, keepdim=True))
         return -all_action_policy_gradient_loss(outputs, self.critic_loss.value(critic_outputs), reduction="none")
 
     def _taken(self, critic_outputs: Tensor, action: Tensor) -> Tensor:

@@ -227,11 +227,26 @@ def test_where_a_critic_of_actions_cannot_be() -> None:
     for spec in (CONTINUOUS, SEVERAL):
         with pytest.raises(ValueError, match="A2C: policy_loss AllActionPolicyGradientLoss needs a Discrete action"):
             A2C(**ALL_ACTIONS).build(spec)
-    with pytest.raises(ValueError, match="cannot learn where not all actions are possible"):
-        A2C(**ALL_ACTIONS).build(EnvSpec(Box((3,), torch.float32), Discrete(4), num_envs=2, has_action_mask=True))
     for option in ({"advantage": "upgo"}, {"normalize_advantages": True}):
         with pytest.raises(ValueError, match="advantage must stay 'gae' and normalize_advantages False"):
             A2C(**ALL_ACTIONS, **option)
+
+
+def test_what_a_critic_of_actions_expects_leaves_impossible_actions_out() -> None:
+    agent = A2C(**ALL_ACTIONS, gae_lambda=0.0, rollout_length=1, discount=0.5, hidden_sizes=[])
+    spec = EnvSpec(Discrete(2), Discrete(3), num_envs=3, has_action_mask=True)
+    agent.build(spec)
+    for parameter in agent.network.parameters():
+        parameter.data.zero_()
+    agent.network.critic.head.bias.data.copy_(torch.tensor([1.0, 3.0, 8.0]))
+    rows = pack(
+        agent.layout,
+        observation=[0, 0, 0], action=[0, 0, 0], reward=[0.0, 0.0, 7.0], next_observation=[1, 1, 1],
+        terminated=[False, False, True], truncated=[False] * 3,
+        next_action_mask=[[True, True, True], [True, True, False], [False, False, False]],
+    )  # fmt: skip
+    targets = agent._prepare(rows.packed.unsqueeze(0)).value_target
+    assert targets.tolist() == [0.5 * (1 + 3 + 8) / 3, 0.5 * (1 + 3) / 2, 7.0]
 
 
 def spy_on_prepare(agent: A2C) -> list[PolicyBatch]:
@@ -377,7 +392,7 @@ class Locks(CountingEnv):
 
 
 @pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("options", [{}, PPO], ids=["one pass", "ppo"])
+@pytest.mark.parametrize("options", [{}, PPO, ALL_ACTIONS], ids=["one pass", "ppo", "all actions"])
 def test_impossible_actions_are_never_taken(mode: AutoresetMode, options: dict[str, Any]) -> None:
     """Not while it explores, not by a greedy policy that prefers them; and the others are learned among."""
     agent = table(**options | {"learning_rate": 0.05, "entropy_coefficient": 0.01, "max_grad_norm": 1.0})
