@@ -29,6 +29,7 @@ from rlloss.core.actions import at_action
 from rlloss.core.checks import check_choice, check_integer, check_non_negative, check_number, check_positive
 from rlloss.rl.policy import (
     AllActionPolicyLoss,
+    ClippedSurrogateLoss,
     PolicyGradientLoss,
     PolicyLoss,
     all_action_policy_gradient_loss,
@@ -110,7 +111,8 @@ class A2C(Agent):
         vtrace_clip: Largest weight of a step in V-trace, > 0.
         vtrace_leak: Share of the unclipped weight in V-trace, in [0, 1].
         kl_coefficient: Factor of a penalty on how far the policy has gone from the one that acted, >= 0
-            (``policy_kl_penalty``); for several epochs, since there is nothing to pay before the first step.
+            (``policy_kl_penalty``), with any policy loss; for several epochs, since there is nothing to pay before the
+            first step. 0 where ``ClippedSurrogateLoss`` has a penalty of its own.
         rollout_length: Steps of each environment per update, >= 1.
         epochs: Passes over each rollout, >= 1.
         minibatches: Parts that a rollout is shuffled into, per epoch, >= 1.
@@ -240,6 +242,15 @@ class A2C(Agent):
             check_number("A2C", name, getattr(self, name), low=0.0, high=1.0)
         check_positive("A2C", vtrace_clip=self.vtrace_clip)
         check_non_negative("A2C", kl_coefficient=self.kl_coefficient)
+        if (
+            self.kl_coefficient
+            and isinstance(self.policy_loss, ClippedSurrogateLoss)
+            and self.policy_loss.kl_coefficient
+        ):
+            raise ValueError(
+                f"A2C: kl_coefficient must be 0 with a policy_loss that has its own, {self.policy_loss.kl_coefficient}, "
+                f"got {self.kl_coefficient}"
+            )
         for name in ("rollout_length", "epochs", "minibatches"):
             check_integer("A2C", name, getattr(self, name), low=1)
         check_non_negative(
@@ -447,7 +458,9 @@ class A2C(Agent):
         if not self._values_actions:
             return self.critic_loss.value(self.network.criticize(observation))
         outputs, critic_outputs = self.network(observation)
-        if action_mask is not None:  # in the last state of an episode, whose value nobody asks for, none may be possible
+        if (
+            action_mask is not None
+        ):  # in the last state of an episode, whose value nobody asks for, none may be possible
             outputs = self._among(outputs, action_mask | ~action_mask.any(-1, keepdim=True))
         return -all_action_policy_gradient_loss(outputs, self.critic_loss.value(critic_outputs), reduction="none")
 

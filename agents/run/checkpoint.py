@@ -69,7 +69,7 @@ def load_model(path: Path, model: nn.Module) -> None:
         ValueError: No such file, or weights of another model.
     """
     if not path.exists():
-        raise ValueError(f"{path.parent} holds no {path.name}: the run saved no model yet")
+        raise ValueError(f"{path.parent} holds no {path.name}: the run saved none yet, or was not told to (eval_every)")
     try:
         model.load_state_dict(safetensors.torch.load_file(path))
     except (RuntimeError, OSError, safetensors.SafetensorError) as error:

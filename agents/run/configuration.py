@@ -93,6 +93,11 @@ def instantiate(parser: ArgumentParser, config: Any) -> Any:
 
 def one_line(error: Exception) -> str:
     """The innermost complaint of a jsonargparse error, with the dotted name of the argument it is about."""
+    missing = re.search(r"following arguments are required: (.*)", str(error))
+    if missing:
+        command = missing[1].partition(".")[0]
+        names = missing[1].replace(f"{command}.", "")
+        return f"{command} needs {names.replace(', ', ' and ')}; see python -m agents {command} --help"
     keys: list[str] = []
     complaint = ""
     for raw in str(error).splitlines():

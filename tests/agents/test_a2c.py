@@ -290,6 +290,11 @@ def test_advantages_are_the_functions_of_the_library() -> None:
     assert_close(estimate("vtrace")[1], expected.target)
 
 
+def test_the_kl_penalty_is_paid_once() -> None:
+    with pytest.raises(ValueError, match=r"A2C: kl_coefficient must be 0 .* its own, 0.5, got 0.25"):
+        A2C(policy_loss=ClippedSurrogateLoss(kl_coefficient=0.5), kl_coefficient=0.25)
+
+
 def test_the_kl_penalty_is_the_library_s() -> None:
     agent = table(kl_coefficient=0.5, entropy_coefficient=0.0, epochs=2, minibatches=1, rollout_length=4)
     envs = start(agent, make_vector([partial(ChainEnv, 4)] * 4, AutoresetMode.SAME_STEP))

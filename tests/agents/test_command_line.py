@@ -87,6 +87,11 @@ def test_not_a_run_directory(command: list[str], capsys: pytest.CaptureFixture[s
     assert capsys.readouterr().err == "error: nowhere is not a run directory: it has no config.yaml\n"
 
 
+def test_what_is_missing_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train"]) == 2
+    assert capsys.readouterr().err == "error: train needs agent and env; see python -m agents train --help\n"
+
+
 def test_printed_configuration_is_accepted(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         main(["train", "--config", CONFIG, "--agent.loss.criterion", "LogCoshLoss", "--print_config"])
