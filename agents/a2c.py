@@ -242,14 +242,10 @@ class A2C(Agent):
             check_number("A2C", name, getattr(self, name), low=0.0, high=1.0)
         check_positive("A2C", vtrace_clip=self.vtrace_clip)
         check_non_negative("A2C", kl_coefficient=self.kl_coefficient)
-        if (
-            self.kl_coefficient
-            and isinstance(self.policy_loss, ClippedSurrogateLoss)
-            and self.policy_loss.kl_coefficient
-        ):
+        own = self.policy_loss.kl_coefficient if isinstance(self.policy_loss, ClippedSurrogateLoss) else 0.0
+        if own and self.kl_coefficient:
             raise ValueError(
-                f"A2C: kl_coefficient must be 0 with a policy_loss that has its own, {self.policy_loss.kl_coefficient}, "
-                f"got {self.kl_coefficient}"
+                f"A2C: kl_coefficient must be 0 with a policy_loss that has its own, {own}, got {self.kl_coefficient}"
             )
         for name in ("rollout_length", "epochs", "minibatches"):
             check_integer("A2C", name, getattr(self, name), low=1)
@@ -458,9 +454,7 @@ class A2C(Agent):
         if not self._values_actions:
             return self.critic_loss.value(self.network.criticize(observation))
         outputs, critic_outputs = self.network(observation)
-        if (
-            action_mask is not None
-        ):  # in the last state of an episode, whose value nobody asks for, none may be possible
+        if action_mask is not None:  # after an episode's end, where nobody asks for a value, none may be possible
             outputs = self._among(outputs, action_mask | ~action_mask.any(-1, keepdim=True))
         return -all_action_policy_gradient_loss(outputs, self.critic_loss.value(critic_outputs), reduction="none")
 
