@@ -615,6 +615,11 @@ def test_a_restored_state_goes_on_bitwise(
     assert_same(pickled(agent.state_dict()), pickled(other.state_dict()))
 
 
+@pytest.mark.parametrize("name", ["all actions", "regret", "upgo", "vtrace", "kl", "distributional critic"])
+def test_every_kind_of_loss_goes_on_bitwise(name: str) -> None:
+    test_a_restored_state_goes_on_bitwise(AutoresetMode.NEXT_STEP, None, COMPILED[name][0], 20)
+
+
 @ACTION_SPACES
 def test_a_shared_trunk_is_one_encoder(action_space: Any) -> None:
     """The same values as of two networks with the same weights, and the sum of their gradients."""
@@ -654,6 +659,15 @@ COMPILED: dict[str, tuple[dict[str, Any], Any]] = {
     "squash": ({"squash": True, "entropy_coefficient": 0.1}, BOX),
     "shared": ({"shared_trunk": True}, None),
     "masks": ({"entropy_coefficient": 0.1}, "masks"),
+    "all actions": (ALL_ACTIONS, None),
+    "all actions, masks": (ALL_ACTIONS | {"entropy_coefficient": 0.1}, "masks"),
+    "regret": ({"policy_loss": rlloss.RegretPolicyGradientLoss(), "epochs": 2}, None),
+    "return": ({"advantage": "return"}, None),
+    "upgo": ({"advantage": "upgo"}, None),
+    "vtrace": ({"advantage": "vtrace", "epochs": 2, "vtrace_leak": 0.5}, None),
+    "kl": ({"kl_coefficient": 0.5, "epochs": 2}, None),
+    "regression": ({"policy_loss": rlloss.AdvantageWeightedRegressionLoss(temperature=1.0)}, None),
+    "distributional critic": ({"critic_loss": rlloss.HLGaussLoss(low=0.0, high=9.0, num_bins=10)}, None),
 }
 
 

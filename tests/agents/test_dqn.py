@@ -49,6 +49,25 @@ RAINBOW: dict[str, Any] = {
     "importance_steps": 40, "epsilon_start": 0.0, "epsilon_end": 0.0,
 }  # fmt: skip
 
+VALUE_LOSSES: list[ValueLoss] = [
+    rlloss.SarsaLoss(),
+    rlloss.ExpectedSarsaLoss(),
+    rlloss.SoftQLoss(),
+    rlloss.MunchausenLoss(),
+    rlloss.AdvantageLearningLoss(),
+    rlloss.PersistentLoss(),
+    rlloss.QVLoss(rescale=True),
+    rlloss.CategoricalTDLoss(low=0.0, high=10.0, num_atoms=11, double=True),
+    rlloss.QuantileTDLoss(num_quantiles=5),
+    rlloss.HLGaussTDLoss(low=0.0, high=10.0, num_bins=11),
+    rlloss.TwoHotTDLoss(low=0.0, high=10.0, num_bins=11, rescale=True),
+]
+
+
+def test_value_losses_are_all_of_them() -> None:
+    every = {value for value in vars(rlloss).values() if isinstance(value, type) and issubclass(value, ValueLoss)}
+    assert {type(loss) for loss in VALUE_LOSSES} | {TDLoss} == {cls for cls in every if not cls.__abstractmethods__}
+
 
 def table(**changes: Any) -> DQN:
     """One value per state and action: a network without hidden layers on one-hot states."""
@@ -305,6 +324,11 @@ def test_a_restored_state_goes_on_bitwise(mode: AutoresetMode, until: int, optio
     assert_same(pickled(agent.state_dict()), pickled(other.state_dict()))
 
 
+@pytest.mark.parametrize("loss", VALUE_LOSSES, ids=lambda loss: type(loss).__name__)
+def test_every_loss_goes_on_bitwise(loss: ValueLoss) -> None:
+    test_a_restored_state_goes_on_bitwise(AutoresetMode.NEXT_STEP, 50, {"loss": loss, "priority_exponent": 0.6})
+
+
 def test_a_seed_repeats_a_run() -> None:
     runs = []
     for seed in (3, 3, 4):
@@ -422,7 +446,13 @@ def test_each_network_has_a_noise_of_its_own(loss: ValueLoss) -> None:
         assert not torch.allclose(torch.stack(losses), actual)
 
 
-@pytest.mark.parametrize("options", [{}, {"priority_exponent": 0.6}, {"noisy": True}, RAINBOW])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {}, {"priority_exponent": 0.6}, {"noisy": True}, RAINBOW,
+        *(pytest.param({"loss": loss, "n_step": 2}, id=type(loss).__name__) for loss in VALUE_LOSSES),
+    ],
+)  # fmt: skip
 def test_the_compiled_step_is_the_eager_one(options: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     compile_without_compiler(monkeypatch)
     torch._dynamo.reset()
