@@ -32,7 +32,8 @@ class DQN(Agent):
         loss: What the values learn by; ``TDLoss(HuberLoss())`` by default. Double Q-learning is the loss's option.
             Distributional ones have several outputs per action.
         discount: Discount factor gamma, in [0, 1].
-        n_step: Rewards per target, >= 1.
+        n_step: Rewards per target, >= 1. What a loss adds to the reward (Munchausen's bonus, the advantage gap) it adds
+            once per target.
         dueling: Split the network's head into value and advantage.
         noisy: Explore by learned noise on the weights of all linear layers, drawn anew at every step; epsilon still
             does what it is told. Greedy actions come from the mean weights.

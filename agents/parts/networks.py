@@ -373,7 +373,7 @@ class SquashedGaussianPolicy(GaussianPolicy):
 
     Actions are u throughout, since tanh cannot be undone where it is 1 to the last bit. Densities and the entropy are
     those of tanh(u) on (-1, 1): log N(u; mean, std) - log(1 - tanh(u)^2) (Haarnoja et al., "Soft Actor-Critic", ICML
-    2018, appendix C).
+    2018, appendix C). The greedy action is the median, tanh(mean), as in that paper, not the squashed density's mode.
     """
 
     nodes: Tensor

@@ -272,6 +272,8 @@ def quantile_huber_loss(
     check_ndim(name, "target", target, 1, "(..., M)")
     shape = tuple(quantiles.shape[:-1])
     check_shape(name, "target", target, (*shape, target.shape[-1]), "(..., M) with the prefix of quantiles")
+    if target.shape[-1] == 0:
+        raise ValueError(f"{name}: target must hold at least one sample, got shape {tuple(target.shape)}")
     check_mask(name, mask, shape)
     quantiles, target = promote(quantiles, target.detach())
     if levels is None:

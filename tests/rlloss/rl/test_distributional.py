@@ -109,6 +109,13 @@ def quantile_loss(theta: list[float], target: list[float], tau: list[float], kap
     return total
 
 
+def test_quantile_huber_loss_needs_a_target() -> None:
+    with pytest.raises(
+        ValueError, match=r"quantile_huber_loss: target must hold at least one sample, got shape \(2, 0\)"
+    ):
+        F.quantile_huber_loss(torch.zeros(2, 3), torch.zeros(2, 0))
+
+
 @given(
     st.lists(st.floats(-3, 3), min_size=1, max_size=4),
     st.lists(st.floats(-3, 3), min_size=1, max_size=4),
