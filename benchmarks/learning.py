@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import json
 import math
 import os
 import re
@@ -31,7 +32,7 @@ import scipy.stats
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "docs" / "results"
-FIELDS = ["variant", "seed", "steps", "return", "steps_to_mark"]
+FIELDS = ["variant", "seed", "steps", "return", "steps_to_mark", "best_return"]
 
 
 class Variant(NamedTuple):
@@ -44,12 +45,17 @@ class Variant(NamedTuple):
 
 
 class Experiment(NamedTuple):
-    """Variants and seeds; ``curves`` keeps the training returns of each run as a file of its own."""
+    """Variants and seeds.
+
+    ``curves`` keeps the training returns of each run as a file of its own. ``best`` also plays 100 new episodes with the
+    model that did best in the evaluations while training.
+    """
 
     variants: list[Variant]
     seeds: int
     arguments: str = ""
     curves: bool = False
+    best: bool = False
 
 
 _UNIT = "--agent.loss.low 0 --agent.loss.high 100"
@@ -123,7 +129,8 @@ EXPERIMENTS = {
             Variant("A2C LunarLander-v3", "a2c/lunarlander_short", "", 156.0),
         ],
         seeds=5,
-        arguments="--eval_episodes 100 --eval_every 0",
+        arguments="--eval_episodes 100 --eval_every 5000",
+        best=True,
     ),
     "minatar": Experiment(
         [
@@ -158,22 +165,28 @@ def run(name: str, experiment: Experiment, variant: Variant, seed: int, lock: th
     """Train once, or go on from the last checkpoint, and append what it reached; whether it came to an end."""
     folder = ROOT / "runs" / "learning" / name / f"{slug(variant.name)}-s{seed}"
     checkpoint = next(folder.rglob("checkpoint.pt"), None)
-    command = [sys.executable, "-m", "agents"]
+    command: list[str] = []
     if checkpoint is None:
         shutil.rmtree(folder, ignore_errors=True)
         command += ["train", "--config", f"configs/{variant.config}.yaml", *experiment.arguments.split()]
         command += [*variant.arguments.split(), "--seed", str(seed), "--run_dir", str(folder), "--tensorboard", "false"]
     else:
         command += ["resume", str(checkpoint.parent)]
-    result = subprocess.run([*command, "--progress", "false"], cwd=ROOT, capture_output=True, text=True)
-    if result.returncode:
-        print(f"{variant.name}, seed {seed}: {' '.join(result.stderr.split())[-500:]}", file=sys.stderr)
+    try:
+        _agents(*command, "--progress", "false")
+        (metrics,) = folder.rglob("metrics.csv")
+        best = (
+            json.loads(_agents("evaluate", str(metrics.parent), "--model", "best", "--json")) if experiment.best else {}
+        )
+    except subprocess.CalledProcessError as error:
+        print(f"{variant.name}, seed {seed}: {' '.join(error.stderr.split())[-500:]}", file=sys.stderr)
         return False
-    (metrics,) = folder.rglob("metrics.csv")
     rows = _read(metrics)
     evaluations = [(int(row["step"]), float(row["eval_return_mean"])) for row in rows if row["eval_return_mean"]]
     reached = next((step for step, value in evaluations if value >= variant.mark), "")
-    row = dict(zip(FIELDS, [variant.name, seed, evaluations[-1][0], f"{evaluations[-1][1]:.2f}", reached], strict=True))
+    steps, last = evaluations[-1]
+    best_return = f"{best['mean']:.2f}" if best else ""
+    row = dict(zip(FIELDS, [variant.name, seed, steps, f"{last:.2f}", reached, best_return], strict=True))
     with lock:
         if experiment.curves:
             curve = RESULTS / name / f"{slug(variant.name)}-s{seed}.csv"
@@ -183,6 +196,12 @@ def run(name: str, experiment: Experiment, variant: Variant, seed: int, lock: th
     shutil.rmtree(folder)
     print(f"{variant.name}, seed {seed}: {row['return']}", file=sys.stderr)
     return True
+
+
+def _agents(*arguments: str) -> str:
+    """What a command of ours prints."""
+    command = [sys.executable, "-m", "agents", *arguments]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
 
 
 def _append(path: Path, fields: list[str], rows: Sequence[Mapping[str, object]]) -> None:
@@ -196,23 +215,34 @@ def _append(path: Path, fields: list[str], rows: Sequence[Mapping[str, object]])
 
 
 def table(name: str, experiment: Experiment) -> str:
-    """Markdown: mean return over seeds with its 95 % interval, and the steps to the mark."""
+    """Markdown: mean return over seeds with its 95 % interval, of the last and of the best model; steps to the mark."""
+    best = "| best model | 95 % CI " if experiment.best else ""
+    lines = [f"| | steps | seeds | return | 95 % CI {best}| mark | steps to the mark |"]
+    lines.append("|---|---:|---:|---:|---|" + ("---:|---|" if best else "") + "---:|---|")
     rows = done(name)
-    lines = ["| | steps | seeds | return | 95 % CI | mark | steps to the mark |", "|---|---:|---:|---:|---|---:|---|"]
     for variant in experiment.variants:
         mine = [row for row in rows if row["variant"] == variant.name]
         if not mine:
             continue
-        returns = [float(row["return"]) for row in mine]
-        mean, interval = statistics.fmean(returns), ""
-        if len(returns) > 1:
-            half = scipy.stats.t.ppf(0.975, len(returns) - 1) * statistics.stdev(returns) / math.sqrt(len(returns))
-            interval = f"[{mean - half:.1f}, {mean + half:.1f}]"
-        mark = "" if math.isnan(variant.mark) else f"{variant.mark:g}"
-        reached = ", ".join(f"{int(row['steps_to_mark']):,}" if row["steps_to_mark"] else "-" for row in mine)
-        steps = f"{int(mine[0]['steps']):,}"
-        lines.append(f"| {variant.name} | {steps} | {len(mine)} | {mean:.1f} | {interval} | {mark} | {reached} |")
+        cells = [variant.name, f"{int(mine[0]['steps']):,}", str(len(mine)), *_mean([row["return"] for row in mine])]
+        if best:
+            cells += _mean([row["best_return"] for row in mine if row["best_return"]])
+        cells += ["" if math.isnan(variant.mark) else f"{variant.mark:g}"]
+        cells += [", ".join(f"{int(row['steps_to_mark']):,}" if row["steps_to_mark"] else "-" for row in mine)]
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def _mean(values: Sequence[str]) -> list[str]:
+    """The mean and Student's 95 % interval, as cells of a table."""
+    if not values:
+        return ["", ""]
+    numbers = [float(value) for value in values]
+    mean = statistics.fmean(numbers)
+    if len(numbers) == 1:
+        return [f"{mean:.1f}", ""]
+    half = scipy.stats.t.ppf(0.975, len(numbers) - 1) * statistics.stdev(numbers) / math.sqrt(len(numbers))
+    return [f"{mean:.1f}", f"[{mean - half:.1f}, {mean + half:.1f}]"]
 
 
 def plot(name: str, experiment: Experiment) -> Path:
