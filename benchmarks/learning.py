@@ -47,8 +47,8 @@ class Variant(NamedTuple):
 class Experiment(NamedTuple):
     """Variants and seeds.
 
-    ``curves`` keeps the training returns of each run as a file of its own. ``best`` also plays 100 new episodes with the
-    model that did best in the evaluations while training.
+    ``curves`` keeps the training returns of each run as a file of its own. ``best`` also plays 100 new episodes with
+    the model that did best in the evaluations while training.
     """
 
     variants: list[Variant]
