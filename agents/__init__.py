@@ -3,6 +3,7 @@
 from agents.a2c import A2C
 from agents.agent import Agent
 from agents.dqn import DQN
+from agents.parts import classic_control as _classic_control  # noqa: F401  # its ids are there from now on
 from agents.run.evaluation import Evaluation, evaluate
 from agents.run.training import resume, train
 
