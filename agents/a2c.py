@@ -7,8 +7,10 @@ from typing import Any, Literal, NamedTuple, get_args
 import torch
 from torch import Tensor, nn
 
-from agents.agent import Agent, Metrics, masked_mean
+from agents.agent import Agent, Metrics, Played, masked_mean
 from agents.parts.acting import chain
+from agents.parts.device_envs import DeviceVectorEnv
+from agents.parts.device_rounds import DeviceRounds, Steps
 from agents.parts.hyperparameters import check_learning, check_loss
 from agents.parts.networks import (
     Activation,
@@ -303,6 +305,7 @@ class A2C(Agent):
             learning_rate_end=self.learning_rate_end,
             learning_rate_steps=self.learning_rate_steps,
         )
+        self.rounds: DeviceRounds | None = None
         self.encode = chain(self.policy.encoder)
         self.rollout = Rollout(self.layout, self.rollout_length, self.spec.num_envs, self.device)
         # Not in the network, since acting does without it and one number in it belongs to each environment.
@@ -403,7 +406,6 @@ class A2C(Agent):
             "advantage_std": _spread(batch.advantage, mask),
         }
 
-    @torch.no_grad()
     def _prepare(self, rows: Tensor, old_log_prob: Tensor | None = None) -> PolicyBatch:
         """Advantages and value targets of a rollout's rows ``(T, N, bytes)``, flattened to ``(T * N, ...)``.
 
@@ -411,7 +413,11 @@ class A2C(Agent):
             rows: The rollout.
             old_log_prob: ``(T * N,)``, of the policy that acted; None where that is the present one.
         """
-        rollout = Transitions(rows, self.layout, 0)
+        return self._prepare_steps(Transitions(rows, self.layout, 0), old_log_prob)
+
+    @torch.no_grad()
+    def _prepare_steps(self, rollout: Transitions | Steps, old_log_prob: Tensor | None = None) -> PolicyBatch:
+        """As :meth:`_prepare`, of steps ``(T, N, ...)`` field by field."""
         shape = rollout.reward.shape
         observation, action = rollout.observation.flatten(0, 1), rollout.action.flatten(0, 1)
         value = self.critic_loss.value(self._taken(self.network.criticize(observation), action)).view(shape)
@@ -524,6 +530,44 @@ class A2C(Agent):
         self.updates += len(metrics)
         self._see_observations(rows)
         return metrics
+
+    def play_on_device(self, env: DeviceVectorEnv, steps: int) -> Played | None:
+        """Whole rollouts with their gradient steps as one compiled graph, where each has one and it can be compiled."""
+        rounds = self._rounds_in(env)
+        if rounds is None:
+            return None
+        size = rounds.steps_of_a_round
+        if self.updates == 0:
+            self.learner.schedule(self.steps + size)
+            rows, finished = rounds.first()
+        else:
+            count = min(max(-(-steps // size), 1), rounds.most)
+            rates = [self.learner.learning_rate_at(self.steps + k * size) for k in range(1, count + 1)]
+            rows, finished = rounds.run(rates)
+        self.updates += len(rows)
+        self.steps += len(rows) * size
+        self.learner.schedule(self.steps)
+        return Played(list(rows), finished)
+
+    def _rounds_in(self, env: DeviceVectorEnv) -> DeviceRounds | None:
+        """Compiled rounds in the environments, made when they are asked for; None where there can be none."""
+        normalizes = self.normalize_observations or self.normalize_rewards
+        if normalizes or not (self.one_pass and self.learner.can_be_pure and self.rollout.size == 0):
+            return None
+        if self.rounds is None:
+            self.rounds = DeviceRounds(
+                env,
+                self.spec,
+                self.learner,
+                choose=lambda observation, noise: self.policy.choose(self.policy(observation), noise),
+                draw=lambda noise: self.policy.fill_noise(noise, self.generator),
+                noise_shape=self.policy.noise_shape,
+                compute_loss=lambda steps: self.compute_loss(self._prepare_steps(steps)),
+                length=self.rollout_length,
+            )
+        if self.updates > 0 and not self.rounds.prepare():
+            return None
+        return self.rounds
 
     def _see_rewards(self, rows: Tensor) -> None:
         if self.reward_normalizer is not None:

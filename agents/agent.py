@@ -7,11 +7,12 @@ A run calls, in this order: :meth:`Agent.build` once, then :meth:`Agent.act`, :m
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any, Self, TypeAlias
+from typing import Any, NamedTuple, Self, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
+from agents.parts.device_envs import DeviceVectorEnv, Finished
 from agents.parts.spaces import EnvSpec
 from agents.parts.transition import Layout, Transitions
 from rlloss.core.reduction import reduce_loss
@@ -22,6 +23,18 @@ Metrics: TypeAlias = dict[str, Tensor]
 def masked_mean(x: Tensor, mask: Tensor | None) -> Tensor:
     """The mean over what the mask keeps: what a metric reports."""
     return reduce_loss("masked_mean", x, weight=None, mask=mask, reduction="mean")
+
+
+class Played(NamedTuple):
+    """What came of steps in device environments.
+
+    Attributes:
+        metrics: As :meth:`Agent.update` returns them.
+        finished: Which of the steps ended an episode.
+    """
+
+    metrics: list[Tensor]
+    finished: Finished
 
 
 class Agent(ABC):
@@ -125,6 +138,19 @@ class Agent(ABC):
         Returns:
             For each step its metrics, in the order of :attr:`metric_names`, on the device; empty where none is due.
         """
+
+    def play_on_device(self, env: DeviceVectorEnv, steps: int) -> Played | None:
+        """Play and learn in device environments, in which the host has no part: act, observe and update in one.
+
+        Args:
+            env: The environments, which are left where the episodes stand then.
+            steps: Environment steps, summed over environments, up to which the caller has nothing else to do: the agent
+                takes as many as suit it, and fewer than one round beyond.
+
+        Returns:
+            What came of it; None, and nothing has changed, where the agent steps them like any other environments.
+        """
+        return None
 
     @abstractmethod
     def count_updates(self, steps: int, num_envs: int) -> int:

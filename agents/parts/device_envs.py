@@ -101,6 +101,20 @@ class Outcome(NamedTuple):
     episode_return: Tensor
 
 
+class Finished(NamedTuple):
+    """Which steps ended an episode, and how, ``(..., N)``, in their order.
+
+    Attributes:
+        ended: Whether one ended.
+        episode_return: What it had returned so far.
+        length: Its steps so far.
+    """
+
+    ended: Tensor
+    episode_return: Tensor
+    length: Tensor
+
+
 def advance(
     env: DeviceEnv, episodes: Episodes, action: Tensor, uniform: Tensor, max_episode_steps: int | None
 ) -> tuple[Episodes, Outcome]:

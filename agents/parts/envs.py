@@ -31,6 +31,7 @@ from gymnasium.utils import EzPickle
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
 from torch import Tensor
 
+from agents.parts.device_envs import DeviceVectorEnv, Finished
 from agents.parts.errors import DivergedError, EnvironmentFault
 from agents.parts.spaces import Box, Discrete, EnvSpec, MultiDiscrete, Space
 from agents.parts.transition import Layout, Transitions
@@ -243,6 +244,8 @@ class Envs:
         self.env = env
         self.spec = spec_of(env, squash=squash)
         self.device = torch.device(device)
+        if isinstance(env, DeviceVectorEnv):
+            env.to(self.device)
         self.steps = 0
         self.finished: list[tuple[int, float, int]] = []
         self.observation: Tensor
@@ -400,6 +403,22 @@ class Envs:
         self._stepping = False
         packed, self.observation, self.action_mask = buffer.send()
         return Transitions(packed, self.layout, count)
+
+    def follow(self, finished: Finished) -> None:
+        """Take note of steps that an agent took in device environments by itself: one transfer to the host.
+
+        Args:
+            finished: Which of them ended an episode.
+        """
+        assert isinstance(self.env, DeviceVectorEnv)
+        ended, returns, lengths = (x.cpu().numpy().reshape(-1, self.spec.num_envs) for x in finished)
+        self.steps += ended.size
+        self.finished = [(int(i), float(returns[t, i]), int(lengths[t, i])) for t, i in np.argwhere(ended)]
+        episodes = self.env.episodes
+        self._current = self._stored(self.env.rules.observe(episodes.state).cpu().numpy())
+        self.observation = torch.from_numpy(self._current).to(self.device)
+        self._returns = episodes.episode_return.cpu().numpy().astype(np.float64)
+        self._lengths = episodes.length.cpu().numpy().astype(np.int64)
 
     def _step(self, actions: np.ndarray) -> tuple[Any, ...]:
         space: Any = self.env.single_action_space

@@ -256,6 +256,7 @@ class CategoricalPolicy(nn.Module):
         super().__init__()
         self.encoder, features = make_encoder(observation, hidden_sizes, activation)
         self.head = nn.Linear(features, action.n)
+        self.noise_shape: tuple[int, ...] = (action.n,)  # of the random numbers of one action
 
     def forward(self, observation: Tensor) -> Tensor:
         """``(B, ...)`` to logits ``(B, A)``."""
@@ -271,8 +272,16 @@ class CategoricalPolicy(nn.Module):
         return logits.masked_fill(~action_mask, -math.inf)
 
     def sample(self, logits: Tensor, generator: torch.Generator) -> Tensor:
-        """Draw actions ``(B,)``: the argmax of logits plus Gumbel noise."""
-        noise = torch.empty_like(logits).exponential_(generator=generator)
+        """Draw actions ``(B,)``."""
+        return self.choose(logits, self.fill_noise(torch.empty_like(logits), generator))
+
+    @staticmethod
+    def fill_noise(noise: Tensor, generator: torch.Generator) -> Tensor:
+        """Fill a tensor with the random numbers that :meth:`choose` takes."""
+        return noise.exponential_(generator=generator)
+
+    def choose(self, logits: Tensor, noise: Tensor) -> Tensor:
+        """Actions ``(B,)`` by given random numbers: the argmax of logits plus Gumbel noise."""
         # Noise of exactly 0 would turn a logit of -inf into NaN, which is the largest for argmax.
         return (logits - noise.log().clamp(min=-100.0)).argmax(-1)
 
@@ -303,6 +312,7 @@ class MultiCategoricalPolicy(CategoricalPolicy):
     ) -> None:
         super().__init__(observation, Discrete(sum(action.nvec)), hidden_sizes=hidden_sizes, activation=activation)
         self.rows, self.columns = len(action.nvec), max(action.nvec)
+        self.noise_shape = (self.rows, self.columns)
         positions = [row * self.columns + choice for row, n in enumerate(action.nvec) for choice in range(n)]
         self.register_buffer("positions", torch.tensor(positions), persistent=False)
 
@@ -339,6 +349,7 @@ class GaussianPolicy(nn.Module):
         self.shape = action.shape
         self.encoder, features = make_encoder(observation, hidden_sizes, activation)
         self.head = nn.Linear(features, math.prod(action.shape))
+        self.noise_shape = (math.prod(action.shape),)  # of the random numbers of one action
         self.log_std = nn.Parameter(torch.full((math.prod(action.shape),), float(log_std_init)))
 
     def forward(self, observation: Tensor) -> Tensor:
@@ -352,7 +363,15 @@ class GaussianPolicy(nn.Module):
 
     def sample(self, mean: Tensor, generator: torch.Generator) -> Tensor:
         """Draw actions ``(B, *shape)``; they may lie outside the bounds, the environments clip them."""
-        noise = torch.empty_like(mean).normal_(generator=generator)
+        return self.choose(mean, self.fill_noise(torch.empty_like(mean), generator))
+
+    @staticmethod
+    def fill_noise(noise: Tensor, generator: torch.Generator) -> Tensor:
+        """Fill a tensor with the random numbers that :meth:`choose` takes."""
+        return noise.normal_(generator=generator)
+
+    def choose(self, mean: Tensor, noise: Tensor) -> Tensor:
+        """Actions ``(B, *shape)`` by given random numbers."""
         return (mean + self.log_std.exp() * noise).view(-1, *self.shape)
 
     def mode(self, mean: Tensor) -> Tensor:

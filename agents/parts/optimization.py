@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import inspect
 import warnings
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
@@ -15,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch._dynamo.exc import TorchDynamoException
+from torch.overrides import TorchFunctionMode
 
 from agents.parts.exploration import linear_schedule
 
@@ -101,6 +103,47 @@ def flatten_parameters(module: nn.Module) -> nn.Parameter:
     return flat
 
 
+class _Bound(nn.Module):
+    """A function that computes with a module, as a module of its own."""
+
+    def __init__(self, module: nn.Module, function: Callable[..., Any]) -> None:
+        super().__init__()
+        self.module = module
+        self.function = function
+
+    def forward(self, *arguments: Any) -> Any:
+        """Call it."""
+        return self.function(*arguments)
+
+
+@contextmanager
+def _as_if_compiling() -> Iterator[None]:
+    """Let an optimiser keep its step count in a tensor on a CPU too, as it does for the compiler alone."""
+    before = torch.compiler._is_compiling_flag
+    torch.compiler._is_compiling_flag = True
+    try:
+        yield
+    finally:
+        torch.compiler._is_compiling_flag = before
+
+
+class _TensorsAsFactors(TorchFunctionMode):
+    """Let a learning rate that is a tensor be a factor, where an optimiser's arithmetic would read its value back."""
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = dict(kwargs or {})
+        name = {torch.Tensor.add_: "alpha", torch.Tensor.addcdiv_: "value", torch.Tensor.addcmul_: "value"}.get(
+            function
+        )
+        if name is None or not isinstance(kwargs.get(name), Tensor):
+            return function(*args, **kwargs)
+        target, first, *second = args
+        change = kwargs[name] * first
+        if second:
+            change = change / second[0] if function is Tensor.addcdiv_ else change * second[0]
+        return target.add_(change)
+
+
 class Learner:
     """Takes gradient steps on a module's parameters.
 
@@ -137,6 +180,7 @@ class Learner:
         learning_rate_steps: int = 0,
     ) -> None:
         self.parameters = list(module.parameters())
+        self._module = module
         self.flat = flatten_parameters(module) if optimizer in _ELEMENTWISE else None
         self._updated = self.parameters if self.flat is None else [self.flat]
         self._make_optimizer = partial(make_optimizer, owner, self._updated, optimizer, learning_rate, optimizer_args)
@@ -178,15 +222,17 @@ class Learner:
         """The clipped gradient of what is updated, and the scalars to log, its norm before clipping last."""
         loss, metrics = self._compute_loss(*batch)
         gradients = torch.autograd.grad(loss, self.parameters, allow_unused=True, materialize_grads=True)
-        flat = torch.cat([gradient.reshape(-1) for gradient in gradients])
-        norm = torch.linalg.vector_norm(flat)
-        if self._max_grad_norm is not None:
-            flat = flat * (self._max_grad_norm / (norm + 1e-6)).clamp(max=1.0)
-        row = torch.stack([*metrics.values(), norm])
+        flat, row = self._clip(torch.cat([gradient.reshape(-1) for gradient in gradients]), metrics)
         if self.flat is not None:
             return [flat], row
         parts = torch.split(flat, [parameter.numel() for parameter in self.parameters])
         return [part.view_as(p) for part, p in zip(parts, self.parameters, strict=True)], row
+
+    def _clip(self, gradient: Tensor, metrics: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        norm = torch.linalg.vector_norm(gradient)
+        if self._max_grad_norm is not None:
+            gradient = gradient * (self._max_grad_norm / (norm + 1e-6)).clamp(max=1.0)
+        return gradient, torch.stack([*metrics.values(), norm])
 
     def _compute_step(self, *batch: Any) -> Tensor:
         """A gradient step as one graph: it writes to the gradients that are there, where a new one would break it."""
@@ -197,6 +243,69 @@ class Learner:
                 parameter.grad.copy_(gradient)
             self._optimizer_step(self.optimizer)
         return row
+
+    @property
+    def can_be_pure(self) -> bool:
+        """Whether :meth:`pure_step` exists: all of a step is one graph, of one flat tensor of parameters."""
+        return self._whole_step is not None and self.flat is not None
+
+    def state(self) -> list[Tensor]:
+        """What a gradient step changes, live: parameters, and the optimiser's state, which is empty at first."""
+        assert self.flat is not None
+        return [self.flat.data, *(x for x in self.optimizer.state[self.flat].values() if isinstance(x, Tensor))]
+
+    def call(self, flat: Tensor, function: Callable[..., Any], *arguments: Any) -> Any:
+        """Call a function with the module's parameters taken out of ``flat``."""
+        names = [name for name, _ in self._module.named_parameters()]
+        parts = torch.split(flat, [parameter.numel() for parameter in self.parameters])
+        values = {
+            f"module.{name}": part.view(parameter.shape)
+            for name, part, parameter in zip(names, parts, self.parameters, strict=True)
+        }
+        return torch.func.functional_call(_Bound(self._module, function), values, arguments)
+
+    def pure_step(
+        self,
+        state: list[Tensor],
+        rate: Tensor,
+        compute_loss: Callable[..., tuple[Tensor, dict[str, Tensor]]],
+        *batch: Any,
+    ) -> tuple[list[Tensor], Tensor]:
+        """A gradient step that changes nothing: from :meth:`state` to what it is after it, and the scalars to log.
+
+        Args:
+            state: As :meth:`state` has it, after the first step.
+            rate: The learning rate, where it follows a schedule.
+            compute_loss: From ``batch`` to a loss and scalars to log.
+            batch: Tensors.
+        """
+        assert self.flat is not None
+        flat, *rest = (tensor.clone() for tensor in state)
+        flat.requires_grad_()
+        loss, metrics = self.call(flat, compute_loss, *batch)
+        flat.grad, row = self._clip(torch.autograd.grad(loss, flat)[0], metrics)
+        # The optimiser's own code on tensors that are not its own.
+        values = iter(rest)
+        own = self.optimizer.state[self.flat]
+        copy = object.__new__(type(self.optimizer))
+        copy.__dict__.update(self.optimizer.__dict__)
+        given = {name: next(values) if isinstance(x, Tensor) else x for name, x in own.items()}
+        copy.state = defaultdict(dict, {flat: given})
+        copy.param_groups = [{**group, "params": [flat]} for group in self.optimizer.param_groups]
+        if self._scheduled:
+            copy.param_groups[0]["lr"] = rate
+        with torch.no_grad(), _as_if_compiling(), _TensorsAsFactors():
+            self._optimizer_step(copy)
+        return [flat.detach(), *(x for x in copy.state[flat].values() if isinstance(x, Tensor))], row
+
+    def first_step(self, compute_loss: Callable[..., tuple[Tensor, dict[str, Tensor]]], *batch: Any) -> Tensor:
+        """As :meth:`step`, of another form of the loss and without the compiler: the optimiser has a state then."""
+        own, self._compute_loss = self._compute_loss, compute_loss
+        try:
+            with _as_if_compiling():
+                return self._compute_step(*batch)
+        finally:
+            self._compute_loss = own
 
     def schedule(self, steps: int) -> None:
         """Set the learning rate after so many steps, where it has an end to go to."""

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 
 from agents.agent import Agent
+from agents.parts.device_envs import DeviceVectorEnv
 from agents.parts.envs import Envs, Vectorization, can_capture, make_vec
 from agents.parts.errors import DivergedError, EnvironmentFault
 from agents.run.checkpoint import load_checkpoint, save_checkpoint, save_model, write_atomic
@@ -378,12 +379,22 @@ class _Run:
                 next_checkpoint = _next(envs.steps, settings.checkpoint_every)
 
             before = envs.steps
-            transitions = envs.step(choose(agent, envs, explore=True))
-            agent.observe(transitions)
-            tracker.update(agent.update())
+            self._advance(int(min(settings.steps, next_row, next_checkpoint)) - envs.steps)
             for _, episode_return, length in envs.finished:
                 tracker.episode(episode_return, length)
             bar.update(envs.steps - before, tracker, agent.status)
+
+    def _advance(self, steps: int) -> None:
+        """Step all environments once and learn; on the device, as often as is good, up to ``steps`` or just beyond."""
+        agent, envs = self.agent, self.envs
+        if isinstance(envs.env, DeviceVectorEnv):
+            played = agent.play_on_device(envs.env, steps)
+            if played is not None:
+                envs.follow(played.finished)
+                self.tracker.update(played.metrics)
+                return
+        agent.observe(envs.step(choose(agent, envs, explore=True)))
+        self.tracker.update(agent.update())
 
     def _next_evaluation(self) -> float:
         return _next(self.tracker.logged, self.settings.eval_every)

@@ -123,9 +123,8 @@ def test_adapter_as_gymnasiums_own(name: str) -> None:
             results.append(env.step(action))
         observation, reward, terminated, truncated, info = ours.step(actions)
         lengths += 1
-        successor = np.array(
-            [info["final_obs"][i] if (terminated | truncated)[i] else observation[i] for i in range(3)]
-        )
+        ended = terminated | truncated
+        successor = np.array([info["final_obs"][i] if ended[i] else observation[i] for i in range(3)])
         assert np.allclose(successor, [result[0] for result in results], atol=3e-5)
         assert np.allclose(reward, [float(result[1]) for result in results], atol=1e-5)
         assert terminated.tolist() == [result[2] for result in results]

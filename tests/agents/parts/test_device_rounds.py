@@ -1,0 +1,222 @@
+"""Rounds on the device: the same numbers as the plain loop, whatever loss, optimiser, environment or interruption."""
+
+from __future__ import annotations
+
+import csv
+import shutil
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from agents import A2C, Agent, evaluate, resume, train
+from agents.parts.device_envs import DeviceVectorEnv
+from agents.parts.device_rounds import to_environment
+from agents.parts.envs import Envs, make_vec
+from agents.parts.spaces import Box, Discrete
+from agents.run.evaluation import choose
+from rlloss import (
+    AllActionPolicyGradientLoss,
+    ClippedSurrogateLoss,
+    FocalLoss,
+    HLGaussLoss,
+    HuberLoss,
+    MSELoss,
+    PolicyGradientLoss,
+)
+from tests.agents.run.probes import model_bytes, rows
+
+AGENTS: dict[str, tuple[Callable[[], A2C], str]] = {
+    "plain": (lambda: A2C(optimizer_args={"eps": 1e-5}), "CartPole-v1"),
+    "adam, shared": (lambda: A2C(optimizer="Adam", shared_trunk=True, max_grad_norm=None), "CartPole-v1"),
+    "focal, huber": (
+        lambda: A2C(policy_loss=PolicyGradientLoss(FocalLoss()), critic_loss=HuberLoss(), entropy_coefficient=0.01),
+        "Acrobot-v1",
+    ),
+    "clipped, normalized": (
+        lambda: A2C(policy_loss=ClippedSurrogateLoss(), normalize_advantages=True, optimizer="AdamW"), "MountainCar-v0",
+    ),
+    "schedule, sgd": (
+        lambda: A2C(
+            optimizer="SGD", optimizer_args={"momentum": 0.9}, learning_rate_end=0.0, learning_rate_steps=240
+        ),
+        "CartPole-v1",
+    ),
+    "schedule, nadam": (
+        lambda: A2C(optimizer="NAdam", learning_rate_end=0.0, learning_rate_steps=240), "CartPole-v1",
+    ),
+    "all actions": (lambda: A2C(policy_loss=AllActionPolicyGradientLoss()), "CartPole-v1"),
+    "hl-gauss, upgo": (
+        lambda: A2C(critic_loss=HLGaussLoss(low=0.0, high=50.0, num_bins=11), advantage="upgo"), "CartPole-v1",
+    ),
+    "vtrace, kl": (lambda: A2C(advantage="vtrace", kl_coefficient=0.1, gae_lambda=0.9), "CartPole-v1"),
+}  # fmt: skip
+
+
+def without_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trace and run the graphs as they are, which takes no compiler and a second instead of half a minute."""
+    compile = torch.compile
+
+    def traced(function: Any, *, options: Any = None, **rest: Any) -> Any:
+        return compile(function, backend="aot_eager", **rest)
+
+    monkeypatch.setattr(torch, "compile", traced)
+
+
+def play_plain(agent: Agent, envs: Envs, steps: int) -> tuple[list[Tensor], list[tuple[int, float, int]]]:
+    metrics, finished = [], []
+    while envs.steps < steps:
+        agent.observe(envs.step(choose(agent, envs, explore=True)))
+        metrics += agent.update()
+        finished += envs.finished
+    return metrics, finished
+
+
+def play_rounds(agent: Agent, envs: Envs, steps: int) -> tuple[list[Tensor], list[tuple[int, float, int]]]:
+    metrics, finished = [], []
+    while envs.steps < steps:
+        assert isinstance(envs.env, DeviceVectorEnv)
+        played = agent.play_on_device(envs.env, steps - envs.steps)
+        assert played is not None
+        envs.follow(played.finished)
+        metrics += played.metrics
+        finished += envs.finished
+    return metrics, finished
+
+
+def make_envs(name: str, num_envs: int = 4, **options: Any) -> Envs:
+    envs = Envs(make_vec(f"rlloss/{name}", num_envs), **options)
+    envs.reset(0)
+    return envs
+
+
+QUICK = ["plain", "schedule, sgd", "focal, huber"]  # graphs that no compiler made faster take their time
+
+
+@pytest.mark.parametrize(
+    "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in AGENTS]
+)
+def test_the_same_numbers_as_the_plain_loop(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Random numbers, actions, episodes and gradient steps are those of agent and environments without a compiler."""
+    without_compiler(monkeypatch)
+    make_agent, env = AGENTS[name]
+    plain_envs, envs = make_envs(env), make_envs(env)
+    plain, agent = make_agent().build(plain_envs.spec), make_agent().build(envs.spec, compiled=True)
+    metrics, finished = play_plain(plain, plain_envs, 240)
+    own_metrics, own_finished = play_rounds(agent, envs, 240)
+    assert envs.steps == plain_envs.steps == agent.steps == 240
+    assert len(own_metrics) == len(metrics) == agent.updates == 12
+    assert own_finished == finished
+    assert finished or env != "CartPole-v1"
+    torch.testing.assert_close(torch.stack(own_metrics), torch.stack(metrics), rtol=2e-3, atol=2e-4)
+    for p, q in zip(agent.model.parameters(), plain.model.parameters(), strict=True):
+        torch.testing.assert_close(p, q, rtol=2e-3, atol=2e-4)
+    torch.testing.assert_close(envs.observation, plain_envs.observation, rtol=1e-4, atol=1e-4)
+    for one, two in zip(envs.running(0), plain_envs.running(0), strict=True):
+        assert one == pytest.approx(two, rel=1e-6)
+
+
+@pytest.mark.parametrize("squash", [pytest.param(False, marks=pytest.mark.slow), True])
+def test_a_box_of_actions(squash: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Gaussian noise is drawn for a round at once, which is another stream than step by step; so by its results."""
+    without_compiler(monkeypatch)
+    envs = make_envs("Pendulum-v1", squash=squash)
+    agent = A2C(squash=squash, log_std_init=1.0).build(envs.spec, compiled=True)
+    metrics, finished = play_rounds(agent, envs, 820)
+    assert len(metrics) == 41 and torch.stack(metrics).isfinite().all()
+    assert [length for _, _, length in finished] == [200] * 4
+    assert all(-3_300 < episode_return < -50 for _, episode_return, _ in finished)
+
+
+def test_actions_as_the_environments_take_them() -> None:
+    action = torch.tensor([[-9.0], [0.5], [9.0]])
+    box = Box((1,), torch.float32, (-2.0,), (2.0,))
+    assert to_environment(action, box, (1,)).tolist() == [[-2.0], [0.5], [2.0]]
+    squashed = Box((1,), torch.float32, (-2.0,), (4.0,), squashed=True)
+    expected = 1.0 + 3.0 * action.tanh()
+    torch.testing.assert_close(to_environment(action, squashed, (1,)), expected)
+    choices = torch.tensor([0, 1])
+    assert to_environment(choices, Discrete(2), ()) is choices
+
+
+@pytest.mark.parametrize(
+    "agent",
+    [
+        A2C(epochs=2), A2C(minibatches=2), A2C(normalize_observations=True), A2C(normalize_rewards=True),
+        A2C(optimizer="Adafactor"), A2C(optimizer_args={"fused": True}, optimizer="Adam"),
+    ],
+    ids=["epochs", "minibatches", "observations", "rewards", "adafactor", "fused"],
+)  # fmt: skip
+def test_what_falls_back(agent: A2C) -> None:
+    envs = make_envs("CartPole-v1")
+    agent.build(envs.spec, compiled=True)
+    assert isinstance(envs.env, DeviceVectorEnv)
+    before = envs.env.generator.get_state()
+    assert agent.play_on_device(envs.env, 100) is None
+    assert torch.equal(envs.env.generator.get_state(), before)
+    assert A2C().build(envs.spec, compiled=False).play_on_device(envs.env, 100) is None
+
+
+class ReadsBack(MSELoss):
+    """A loss that no graph can hold."""
+
+    def forward(self, *arguments: Any, **options: Any) -> Tensor:
+        loss = super().forward(*arguments, **options)
+        return loss * 2.0 if float(loss.sum()) > 1e9 else loss
+
+
+def test_what_cannot_be_compiled_goes_on_without(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    without_compiler(monkeypatch)
+    with pytest.warns(UserWarning, match="cannot be compiled, goes on without"):
+        run = run_of(A2C(critic_loss=ReadsBack()), tmp_path)
+    assert len(rows(run)) == 4 and all(row["loss"] for row in rows(run))
+
+
+def run_of(agent: Agent, folder: Path, env: str = "rlloss/CartPole-v1", **changes: Any) -> Path:
+    arguments: dict[str, Any] = {
+        "num_envs": 4, "steps": 400, "log_every": 100, "eval_episodes": 1, "tensorboard": False, "progress": False,
+        "run_dir": str(folder), "compile": "on",
+    }  # fmt: skip
+    return train(agent, env, **arguments | changes)
+
+
+@pytest.mark.parametrize("env", [pytest.param("rlloss/CartPole-v1", marks=pytest.mark.slow), "rlloss/Pendulum-v1"])
+def test_stopping_changes_nothing(env: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Resumed in the middle of a row, rounds come in other calls: the same to the last bit."""
+    without_compiler(monkeypatch)
+    agent: dict[str, Any] = {"learning_rate_end": 0.0, "learning_rate_steps": 400}
+    whole = run_of(A2C(**agent), tmp_path, env)
+    halved = run_of(A2C(**agent), tmp_path, env, steps=230)
+    assert resume(halved, steps=400, progress=False) == halved
+    assert rows(halved) == rows(whole) and len(rows(whole)) == 4
+    assert model_bytes(halved) == model_bytes(whole)
+    assert evaluate(whole, episodes=2).episodes == 2
+    with (whole / "metrics.csv").open() as file:
+        steps = [int(row["step"]) for row in csv.DictReader(file)]
+    assert steps == [100, 200, 300, 400], "no call goes beyond the next row by a round or more"
+
+
+def test_compiled_or_not_the_same_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    without_compiler(monkeypatch)
+    on, off = (run_of(A2C(), tmp_path, compile=choice) for choice in ("on", "off"))
+    for one, two in zip(rows(on), rows(off), strict=True):
+        assert one.keys() == two.keys()
+        for name in one:
+            assert (one[name] == two[name]) or float(one[name]) == pytest.approx(float(two[name]), rel=1e-3, abs=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
+def test_compiled_for_real() -> None:
+    plain_envs, envs = make_envs("CartPole-v1"), make_envs("CartPole-v1")
+    plain, agent = A2C().build(plain_envs.spec), A2C().build(envs.spec, compiled=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        own_metrics, own_finished = play_rounds(agent, envs, 600)
+    metrics, finished = play_plain(plain, plain_envs, 600)
+    assert own_finished == finished
+    torch.testing.assert_close(torch.stack(own_metrics), torch.stack(metrics), rtol=2e-3, atol=2e-4)
