@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from agents.agent import Agent, Metrics, Played, masked_mean
 from agents.parts.acting import chain
 from agents.parts.device_envs import DeviceVectorEnv
-from agents.parts.device_rounds import DeviceRounds, Steps
+from agents.parts.device_rounds import RolloutRounds, Steps
 from agents.parts.hyperparameters import check_learning, check_loss
 from agents.parts.networks import (
     Activation,
@@ -305,7 +305,7 @@ class A2C(Agent):
             learning_rate_end=self.learning_rate_end,
             learning_rate_steps=self.learning_rate_steps,
         )
-        self.rounds: DeviceRounds | None = None
+        self.rounds: RolloutRounds | None = None
         self.encode = chain(self.policy.encoder)
         self.rollout = Rollout(self.layout, self.rollout_length, self.spec.num_envs, self.device)
         # Not in the network, since acting does without it and one number in it belongs to each environment.
@@ -549,13 +549,13 @@ class A2C(Agent):
         self.learner.schedule(self.steps)
         return Played(list(rows), finished)
 
-    def _rounds_in(self, env: DeviceVectorEnv) -> DeviceRounds | None:
+    def _rounds_in(self, env: DeviceVectorEnv) -> RolloutRounds | None:
         """Compiled rounds in the environments, made when they are asked for; None where there can be none."""
         normalizes = self.normalize_observations or self.normalize_rewards
         if normalizes or not (self.one_pass and self.learner.can_be_pure and self.rollout.size == 0):
             return None
         if self.rounds is None:
-            self.rounds = DeviceRounds(
+            self.rounds = RolloutRounds(
                 env,
                 self.spec,
                 self.learner,

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import copy
+import math
 import warnings
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from agents.agent import Agent, Metrics, masked_mean
+from agents.agent import Agent, Metrics, Played, masked_mean
 from agents.parts.acting import chain
+from agents.parts.device_envs import DeviceVectorEnv
+from agents.parts.device_rounds import ReplayRounds
 from agents.parts.exploration import linear_schedule
 from agents.parts.hyperparameters import check_learning, check_loss
 from agents.parts.networks import Activation, QNetwork, draw_noise
 from agents.parts.normalization import make_normalizer
-from agents.parts.optimization import Learner, flatten_parameters
+from agents.parts.optimization import Learner, call_with, flatten_parameters
 from agents.parts.replay import Batch, PrioritizedReplay, Replay
 from agents.parts.spaces import Discrete
 from agents.parts.transition import Transitions
@@ -212,6 +215,8 @@ class DQN(Agent):
         # Where a gradient step, one graph when compiled, leaves the errors that priorities are made of.
         self.td_error = torch.zeros(self.batch_size, device=self.device)
         self.replay: Replay | None = None
+        self.rounds: ReplayRounds | None = None
+        self.starts_eagerly = False  # where the compiled gradient step is a part of rounds on the device
         self.updates = 0
 
     def _make_replay(self) -> Replay:
@@ -246,10 +251,8 @@ class DQN(Agent):
             outputs = self.network.heads(self.encode(observation))
         action = self.loss.q_values(outputs).argmax(-1)
         if explore:
-            size, device = action.shape, self.device
-            coin = torch.rand(size, generator=self.generator, device=device)
-            random = torch.randint(self.num_actions, size, generator=self.generator, device=device)
-            action = torch.where(coin < self.epsilon, random, action)
+            random = self._draw_random(len(action))
+            action = torch.where(random < 0, action, random)
         return action.cpu()
 
     def _normalized(self, observation: Tensor) -> Tensor:
@@ -341,12 +344,85 @@ class DQN(Agent):
         if isinstance(replay, PrioritizedReplay):
             metrics = self.learner.step(index, replay.weights(index, self.importance_exponent), noise)
             replay.update(index, self.td_error)
+        elif self.updates == 0 and self.starts_eagerly:
+            metrics = self.learner.first_step(self._loss_at, index)
         else:
             metrics = self.learner.step(index, None, noise)
         self.updates += 1
         if self.updates % self.target_update_every == 0:
             self._update_target()
         return metrics
+
+    def play_on_device(self, env: DeviceVectorEnv, steps: int) -> Played | None:
+        """Steps of all environments with the gradient steps that are due, as one compiled graph.
+
+        Where the replay is uniform and single transitions are drawn from it; the first gradient step is taken without.
+        """
+        special = self.noisy or self.priority_exponent or self.window > 1 or self.normalize_observations
+        if special or not self.learner.can_be_pure:
+            return None
+        self.starts_eagerly = True
+        if self.updates == 0 or self.replay is None:
+            return None
+        if self.rounds is None:
+            self.rounds = self._make_rounds(env, self.replay)
+        if not self.rounds.prepare():
+            return None
+        due, rates, target_rates = self._plan(
+            self.rounds, self.replay, min(-(-steps // env.num_envs), self.rounds.most)
+        )
+        if not due:
+            return None
+        metrics, finished = self.rounds.run(due, rates, target_rates)
+        self.learner.schedule(self.steps)
+        return Played(list(metrics), finished)
+
+    def _make_rounds(self, env: DeviceVectorEnv, replay: Replay) -> ReplayRounds:
+        def choose(observation: Tensor, random: Tensor) -> Tensor:
+            return torch.where(random < 0, self.loss.q_values(self.network(observation)).argmax(-1), random)
+
+        def compute_loss(target: Tensor, batch: Batch) -> tuple[Tensor, Metrics]:
+            return call_with(target, self.target_network, self.compute_loss, batch)  # type: ignore[no-any-return]
+
+        return ReplayRounds(
+            env,
+            self.spec,
+            self.learner,
+            choose,
+            compute_loss,
+            replay,
+            self.target_parameters,
+            self.discount,
+            self.batch_size,
+            math.ceil(self.replay_ratio * max(self.update_every, env.num_envs)),
+        )
+
+    def _plan(self, rounds: ReplayRounds, replay: Replay, number: int) -> tuple[list[int], list[float], list[float]]:
+        """Draw the random numbers of up to so many rounds, count steps and gradient steps, and say what is due when."""
+        due: list[int] = []
+        rates: list[float] = []
+        target_rates: list[float] = []
+        for k in range(number):
+            steps = self.steps + self.spec.num_envs
+            updates = self.count_updates(steps - steps % self.update_every, self.spec.num_envs) - self.updates
+            if len(rates) + updates > rounds.most_updates:
+                break
+            rounds.random[k] = self._draw_random(self.spec.num_envs)
+            self.steps = steps
+            starts = min(replay.size + k + 1, replay.length) * replay.num_envs
+            for m in range(len(rates), len(rates) + updates):
+                torch.randint(starts, (self.batch_size,), generator=self.generator, out=rounds.index[m])
+                rates.append(self.learner.learning_rate_at(steps))
+                self.updates += 1
+                target_rates.append(0.0 if self.updates % self.target_update_every else self.target_update_rate)
+            due.append(updates)
+        return due, rates, target_rates
+
+    def _draw_random(self, number: int) -> Tensor:
+        """Random actions, with the probability epsilon; -1 otherwise."""
+        coin = torch.rand(number, generator=self.generator, device=self.device)
+        random = torch.randint(self.num_actions, (number,), generator=self.generator, device=self.device)
+        return torch.where(coin < self.epsilon, random, -1)
 
     @torch.no_grad()
     def _update_target(self) -> None:

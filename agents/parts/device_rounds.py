@@ -7,7 +7,9 @@ length of a rollout, and what a call costs is shared by many rounds.
 
 from __future__ import annotations
 
+import itertools
 import warnings
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -19,8 +21,10 @@ from torch.fx import GraphModule
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from agents.parts.device_envs import DeviceVectorEnv, Episodes, Finished, advance
-from agents.parts.optimization import Learner
+from agents.parts.optimization import Learner, call_with
+from agents.parts.replay import Batch, Replay
 from agents.parts.spaces import Box, EnvSpec, Space
+from agents.parts.transition import Transitions
 
 # How many environment steps one call takes, about: enough to forget what a call costs, few enough to stop in time.
 _STEPS_OF_A_CALL = 2_000
@@ -62,8 +66,90 @@ def to_environment(action: Tensor, space: Space, shape: tuple[int, ...]) -> Tens
     return torch.minimum(torch.maximum(action.view(-1, *shape), low), high)
 
 
-class DeviceRounds:
-    """Plays and learns rounds in device environments.
+class _Rounds(ABC):
+    """What rounds have in common: one step of environments and policy, and how to compile."""
+
+    def __init__(
+        self,
+        env: DeviceVectorEnv,
+        spec: EnvSpec,
+        learner: Learner,
+        choose: Callable[[Tensor, Tensor], Tensor],
+        length: int,
+    ) -> None:
+        self.env = env
+        self.learner = learner
+        self.length = length
+        self.steps_of_a_round = length * env.num_envs
+        self.most = max(1, _STEPS_OF_A_CALL // self.steps_of_a_round)
+        self._spec = spec
+        self._choose = choose
+        self._compiled: Callable[..., Any] | None = None
+        self._failed = False
+
+    @abstractmethod
+    def _compile(self) -> Callable[..., Any]:
+        """Make the compiled function."""
+
+    @abstractmethod
+    def _arguments(self) -> tuple[Any, ...]:
+        """Arguments for the compiled function, of no rounds."""
+
+    def prepare(self) -> bool:
+        """Compile, once the optimiser has a state, where it has not been done; nothing else changes.
+
+        Returns:
+            Whether it could be compiled; with a warning where it could not.
+        """
+        if self._compiled is None and not self._failed:
+            try:
+                compiled = self._compile()
+                with torch.no_grad():
+                    compiled(*self._arguments())
+                self._compiled = compiled
+            except Exception as error:  # what tracing the code of a loss or an environment may raise is anyone's guess
+                self._failed = True
+                reason = str(error).strip().splitlines()[0]
+                warnings.warn(f"rounds on the device cannot be compiled, goes on without: {reason}", stacklevel=2)
+        return self._compiled is not None
+
+    def _compiler(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        options: dict[str, Any] | None = {"cpp_wrapper": True} if self.env.device.type == "cpu" else None
+        compiled: Callable[..., Any] = torch.compile(  # type: ignore[call-overload]  # which lacks the newest argument
+            function, fullgraph=True, dynamic=False, isolate_recompiles=True, options=options
+        )
+        return compiled
+
+    def _count(self, number: int) -> Tensor:
+        return torch.tensor(number, device=self.env.device)
+
+    def _step(
+        self, flat: Tensor, state: Tensor, length: Tensor, episode_return: Tensor, noise: Tensor, uniform: Tensor
+    ) -> list[Tensor]:
+        """Act once: where the episodes stand then, the fields of :class:`Steps`, and episodes' lengths and returns."""
+        env, dtype = self.env, self._observation_dtype()
+        observation = env.rules.observe(state).to(dtype)
+        action = call_with(flat, self.learner.module, self._choose, observation, noise)
+        taken = to_environment(action, self._spec.action, env.single_action_space.shape or ())
+        before = Episodes(state, length, episode_return)
+        episodes, outcome = advance(env.rules, before, taken, uniform, env.max_episode_steps)
+        fields = (
+            observation,
+            outcome.successor.to(dtype),
+            action,
+            outcome.reward,
+            outcome.terminated,
+            outcome.truncated,
+        )
+        return [x.clone() for x in (*episodes, *fields, outcome.length, outcome.episode_return)]
+
+    def _observation_dtype(self) -> torch.dtype:
+        observation = self._spec.observation
+        return observation.dtype if isinstance(observation, Box) else torch.int64
+
+
+class RolloutRounds(_Rounds):
+    """Plays and learns rounds of a rollout each and the gradient step on it.
 
     Args:
         env: The environments.
@@ -87,20 +173,12 @@ class DeviceRounds:
         compute_loss: Callable[[Steps], tuple[Tensor, dict[str, Tensor]]],
         length: int,
     ) -> None:
-        self.env = env
-        self.learner = learner
-        self.length = length
-        self.steps_of_a_round = length * env.num_envs
-        self.most = max(1, _STEPS_OF_A_CALL // self.steps_of_a_round)
-        self._spec = spec
-        self._choose = choose
+        super().__init__(env, spec, learner, choose, length)
         self._draw = draw
         self._compute_loss = compute_loss
         size = (self.most, length, env.num_envs)
         self._noise = torch.zeros(*size, *noise_shape, device=env.device)
         self._uniform = torch.zeros(*size, env.rules.num_uniforms, device=env.device)
-        self._compiled: Callable[..., Any] | None = None
-        self._failed = False
 
     def first(self) -> tuple[Tensor, Finished]:
         """One round without the compiler, after which the optimiser has a state to go on from."""
@@ -115,25 +193,6 @@ class DeviceRounds:
             fields = [torch.stack(column) for column in zip(*rows, strict=True)]
         row = self.learner.first_step(self._compute_loss, Steps(*fields[:6]))
         return row.unsqueeze(0), Finished(*(x.unsqueeze(0) for x in _finished(fields)))
-
-    def prepare(self) -> bool:
-        """Compile, once the optimiser has a state, where it has not been done; nothing else changes.
-
-        Returns:
-            Whether it could be compiled; with a warning where it could not.
-        """
-        if self._compiled is None and not self._failed:
-            state, episodes = self.learner.state(), list(self.env.episodes)
-            try:
-                compiled = self._compile(state, episodes)
-                with torch.no_grad():
-                    compiled(self._count(0), state, episodes, self._noise, self._uniform, self._rates([]))
-                self._compiled = compiled
-            except Exception as error:  # what tracing the code of a loss or an environment may raise is anyone's guess
-                self._failed = True
-                reason = str(error).strip().splitlines()[0]
-                warnings.warn(f"rounds on the device cannot be compiled, goes on without: {reason}", stacklevel=2)
-        return self._compiled is not None
 
     def run(self, rates: Sequence[float]) -> tuple[Tensor, Finished]:
         """Play and learn rounds; after :meth:`prepare`.
@@ -157,9 +216,6 @@ class DeviceRounds:
         self.env.episodes = Episodes(*begun)
         return rows[:rounds], Finished(*(x[:rounds] for x in finished))
 
-    def _count(self, rounds: int) -> Tensor:
-        return torch.tensor(rounds, device=self.env.device)
-
     def _rates(self, rates: Sequence[float]) -> Tensor:
         return torch.tensor([*rates, *[0.0] * (self.most - len(rates))], device=self.env.device)
 
@@ -169,31 +225,18 @@ class DeviceRounds:
             self._draw(self._noise[k])
             self._uniform[k] = self.env.draw(self.length)
 
-    def _step(
-        self, flat: Tensor, state: Tensor, length: Tensor, episode_return: Tensor, noise: Tensor, uniform: Tensor
-    ) -> list[Tensor]:
-        """Act once: where the episodes stand then, the fields of :class:`Steps`, and episodes' lengths and returns."""
-        env, dtype = self.env, self._observation_dtype()
-        observation = env.rules.observe(state).to(dtype)
-        action = self.learner.call(flat, self._choose, observation, noise)
-        taken = to_environment(action, self._spec.action, env.single_action_space.shape or ())
-        before = Episodes(state, length, episode_return)
-        episodes, outcome = advance(env.rules, before, taken, uniform, env.max_episode_steps)
-        fields = (
-            observation,
-            outcome.successor.to(dtype),
-            action,
-            outcome.reward,
-            outcome.terminated,
-            outcome.truncated,
+    def _arguments(self) -> tuple[Any, ...]:
+        return (
+            self._count(0),
+            self.learner.state(),
+            list(self.env.episodes),
+            self._noise,
+            self._uniform,
+            self._rates([]),
         )
-        return [x.clone() for x in (*episodes, *fields, outcome.length, outcome.episode_return)]
 
-    def _observation_dtype(self) -> torch.dtype:
-        observation = self._spec.observation
-        return observation.dtype if isinstance(observation, Box) else torch.int64
-
-    def _compile(self, state: list[Tensor], episodes: list[Tensor]) -> Callable[..., Any]:
+    def _compile(self) -> Callable[..., Any]:
+        state, episodes = self.learner.state(), list(self.env.episodes)
         step = _trace(self._step, state[0], *episodes, self._noise[0, 0], self._uniform[0, 0])
         with torch.no_grad():
             example = step(state[0], *episodes, self._noise[0, 0], self._uniform[0, 0])[3:9]
@@ -242,14 +285,193 @@ class DeviceRounds:
 
             start = torch.zeros((), dtype=torch.int64, device=noise.device)
             carry = (start, *state, *episodes, *kept)
-            _, *end = while_loop(lambda k, *_: k < count_, body, carry)  # type: ignore[no-untyped-call]
+            _, *end = _loop(lambda k, *_: k < count_, body, carry)
             return end[:count], end[count:-4], *end[-4:]
 
-        options: dict[str, Any] | None = {"cpp_wrapper": True} if self.env.device.type == "cpu" else None
-        compiled: Callable[..., Any] = torch.compile(  # type: ignore[call-overload]
-            rounds, fullgraph=True, dynamic=False, isolate_recompiles=True, options=options
+        return self._compiler(rounds)
+
+
+class ReplayRounds(_Rounds):
+    """Plays and learns rounds of one step of all environments and the gradient steps that are due after it.
+
+    The replay's rows are read and not written by the graph: the steps of a call stand beside them until it is over.
+
+    Args:
+        env: The environments.
+        spec: What the agent was built for.
+        learner: What learns; its step has to be pure.
+        choose: From observations ``(N, ...)`` and random actions, -1 where there is none, to actions.
+        compute_loss: From the target network's parameters and a batch to the loss and scalars to log.
+        replay: What to draw from, uniformly and single transitions.
+        target: The target network's parameters.
+        discount: gamma, in [0, 1].
+        batch_size: Transitions of a gradient step.
+        updates: Gradient steps that a round has at most, but for one.
+    """
+
+    def __init__(
+        self,
+        env: DeviceVectorEnv,
+        spec: EnvSpec,
+        learner: Learner,
+        choose: Callable[[Tensor, Tensor], Tensor],
+        compute_loss: Callable[[Tensor, Batch], tuple[Tensor, dict[str, Tensor]]],
+        replay: Replay,
+        target: Tensor,
+        discount: float,
+        batch_size: int,
+        updates: int,
+    ) -> None:
+        super().__init__(env, spec, learner, choose, length=1)
+        self.most = min(self.most, replay.length, 64)
+        self.most_updates = self.most * (updates + 1)
+        self._compute_loss = compute_loss
+        self._replay = replay
+        self._target = target
+        self._discount = discount
+        device = env.device
+        self.random = torch.full((self.most, env.num_envs), -1, device=device)
+        self.index = torch.zeros(self.most_updates, batch_size, dtype=torch.int64, device=device)
+        self._uniform = torch.zeros(self.most, env.num_envs, env.rules.num_uniforms, device=device)
+
+    def run(self, due: Sequence[int], rates: Sequence[float], target_rates: Sequence[float]) -> tuple[Tensor, Finished]:
+        """Play and learn rounds; after :meth:`prepare`, with :attr:`random` and :attr:`index` filled.
+
+        Args:
+            due: The number of gradient steps after each round.
+            rates: The learning rate of each gradient step.
+            target_rates: How far the target network moves after each gradient step.
+
+        Returns:
+            The scalars to log, a row a gradient step, and the episodes that ended.
+        """
+        assert self._compiled is not None
+        rounds, state = len(due), self.learner.state()
+        for k in range(rounds):
+            self._uniform[k] = self.env.draw(1)[0]
+        with torch.no_grad():
+            changed, target, begun, fields, rows = self._compiled(*self._given(due, rates, target_rates))
+            for tensor, value in zip([*state, self._target], [*changed, target], strict=True):
+                tensor.copy_(value)
+        self.env.episodes = Episodes(*begun)
+        fields = [field[:rounds] for field in fields]
+        self._store(fields)
+        return rows[: sum(due)], Finished(*_finished(fields))
+
+    def _store(self, fields: list[Tensor]) -> None:
+        layout = self._replay.layout
+        rows = torch.zeros(*fields[0].shape[:2], layout.row_bytes, dtype=torch.uint8, device=self.env.device)
+        for name, field in zip(Steps._fields, fields, strict=False):
+            layout.write(rows, name, field)
+        layout.write(rows, "valid", torch.ones_like(fields[4]))
+        for row in rows:
+            self._replay.write(Transitions(row, layout, len(row)))
+
+    def _given(self, due: Sequence[int], rates: Sequence[float], target_rates: Sequence[float]) -> tuple[Any, ...]:
+        device = self.env.device
+        until = list(itertools.accumulate(due)) + [0] * (self.most - len(due))
+        padding = [0.0] * (self.most_updates - len(rates))
+        return (
+            self._count(len(due)),
+            torch.tensor(until, device=device),
+            self.learner.state(),
+            self._target,
+            list(self.env.episodes),
+            self.random,
+            self._uniform,
+            self.index,
+            torch.tensor([*rates, *padding], device=device),
+            torch.tensor([*target_rates, *padding], device=device),
+            self._replay.rows.flatten(0, 1),
+            self._count(self._replay.head),
         )
-        return compiled
+
+    def _arguments(self) -> tuple[Any, ...]:
+        return self._given([], [], [])
+
+    def _batch(self, index: Tensor, newest: Tensor, head: Tensor, rows: Tensor, *new: Tensor) -> Batch:
+        """Transitions of the replay's rows, from its head on of the ``newest + 1`` steps that belong there."""
+        replay, num_envs = self._replay, self.env.num_envs
+        position = (index // num_envs - head) % replay.length
+        is_new = position <= newest
+        among_new = position.clamp(max=self.most - 1) * num_envs + index % num_envs
+        packed = rows.index_select(0, index)
+        fields = []
+        for name, field in zip(Steps._fields[:5], new, strict=False):
+            old = replay.layout.read(packed, name)
+            fresh = field.flatten(0, 1).index_select(0, among_new)
+            fields.append(torch.where(is_new.view(-1, *[1] * (old.ndim - 1)), fresh, old))
+        observation, next_observation, action, reward, terminated = fields
+        discount = torch.where(terminated, 0.0, self._discount)
+        return Batch(observation, action, reward, discount, next_observation, None)
+
+    def _compile(self) -> Callable[..., Any]:
+        state, episodes = self.learner.state(), list(self.env.episodes)
+        step = _trace(self._step, state[0], *episodes, self.random[0], self._uniform[0])
+        with torch.no_grad():
+            example = step(state[0], *episodes, self.random[0], self._uniform[0])[3:]
+        kept = [x.expand(self.most, *x.shape).clone() for x in example]
+        count = len(state)
+
+        def learn(*tensors: Tensor) -> list[Tensor]:
+            state, (target, rate, target_rate), read = (
+                list(tensors[:count]),
+                tensors[count : count + 3],
+                tensors[count + 3 :],
+            )
+            batch = self._batch(*read)
+            changed, row = self.learner.pure_step(state, rate, lambda *x: self._compute_loss(target, batch))
+            return [*changed, target.lerp(changed[0], target_rate), row]
+
+        # Each a tensor of its own: tracing takes the same one for the same argument.
+        rate, target_rate = torch.zeros(2, device=self.env.device).unbind()
+        read = (self.index[0], self._count(0), self._count(0), self._replay.rows.flatten(0, 1), *kept[:5])
+        examples = (*state, self._target, rate, target_rate, *read)
+        update = _trace(learn, *examples)
+        metrics = torch.zeros(self.most_updates, len(update(*examples)[-1]), device=self.env.device)
+
+        def rounds(
+            number: Tensor,
+            until: Tensor,
+            state: list[Tensor],
+            target: Tensor,
+            episodes: list[Tensor],
+            random: Tensor,
+            uniform: Tensor,
+            indices: Tensor,
+            rates: Tensor,
+            target_rates: Tensor,
+            rows: Tensor,
+            head: Tensor,
+        ) -> Any:
+            def one_round(k: Tensor, m: Tensor, table: Tensor, *carry: Tensor) -> tuple[Tensor, ...]:
+                learned, episodes, fields = carry[: count + 1], carry[count + 1 : count + 4], carry[count + 4 :]
+                here = k.view(1)
+                drawn = [x.index_select(0, here).squeeze(0) for x in (random, uniform)]
+                result = step(learned[0], *episodes, *drawn)
+                fields = tuple(x.index_copy(0, here, y.unsqueeze(0)) for x, y in zip(fields, result[3:], strict=True))
+                end = until.index_select(0, here).squeeze(0)
+
+                def one_update(m: Tensor, table: Tensor, *learned: Tensor) -> tuple[Tensor, ...]:
+                    there = m.view(1)
+                    index, rate, target_rate = (
+                        x.index_select(0, there).squeeze(0) for x in (indices, rates, target_rates)
+                    )
+                    *changed, row = update(*learned, rate, target_rate, index, k, head, rows, *fields[:5])
+                    return (m + 1, table.index_copy(0, there, row.unsqueeze(0)), *(x.clone() for x in changed))
+
+                m, table, *learned = _loop(lambda m, *_: m < end, one_update, (m, table, *learned))
+                return (k + 1, m, table, *learned, *(x.clone() for x in result[:3]), *fields)
+
+            start = torch.zeros((), dtype=torch.int64, device=rows.device)
+            carry = (start, start.clone(), metrics.clone(), *state, target, *episodes, *(x.clone() for x in kept))
+            _, _, table, *end = _loop(lambda k, *_: k < number, one_round, carry)
+            return end[:count], end[count], end[count + 1 : count + 4], end[count + 4 :], table
+
+        return self._compiler(rounds)
+
+
+_loop: Callable[..., Any] = while_loop  # which has no types
 
 
 def _finished(fields: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:

@@ -127,6 +127,17 @@ def _as_if_compiling() -> Iterator[None]:
         torch.compiler._is_compiling_flag = before
 
 
+def call_with(flat: Tensor, module: nn.Module, function: Callable[..., Any], *arguments: Any) -> Any:
+    """Call a function that computes with a module whose parameters are taken out of ``flat`` for that time."""
+    named = dict(module.named_parameters())
+    parts = torch.split(flat, [parameter.numel() for parameter in named.values()])
+    values = {
+        f"module.{name}": part.view(parameter.shape)
+        for part, (name, parameter) in zip(parts, named.items(), strict=True)
+    }
+    return torch.func.functional_call(_Bound(module, function), values, arguments)
+
+
 class _TensorsAsFactors(TorchFunctionMode):
     """Let a learning rate that is a tensor be a factor, where an optimiser's arithmetic would read its value back."""
 
@@ -148,6 +159,7 @@ class Learner:
     """Takes gradient steps on a module's parameters.
 
     Attributes:
+        module: Whose parameters are updated.
         flat: The tensor that all parameters are views of; None where the optimiser has to see them one by one.
         learning_rate_at: The learning rate after a number of steps.
 
@@ -180,7 +192,7 @@ class Learner:
         learning_rate_steps: int = 0,
     ) -> None:
         self.parameters = list(module.parameters())
-        self._module = module
+        self.module = module
         self.flat = flatten_parameters(module) if optimizer in _ELEMENTWISE else None
         self._updated = self.parameters if self.flat is None else [self.flat]
         self._make_optimizer = partial(make_optimizer, owner, self._updated, optimizer, learning_rate, optimizer_args)
@@ -254,16 +266,6 @@ class Learner:
         assert self.flat is not None
         return [self.flat.data, *(x for x in self.optimizer.state[self.flat].values() if isinstance(x, Tensor))]
 
-    def call(self, flat: Tensor, function: Callable[..., Any], *arguments: Any) -> Any:
-        """Call a function with the module's parameters taken out of ``flat``."""
-        names = [name for name, _ in self._module.named_parameters()]
-        parts = torch.split(flat, [parameter.numel() for parameter in self.parameters])
-        values = {
-            f"module.{name}": part.view(parameter.shape)
-            for name, part, parameter in zip(names, parts, self.parameters, strict=True)
-        }
-        return torch.func.functional_call(_Bound(self._module, function), values, arguments)
-
     def pure_step(
         self,
         state: list[Tensor],
@@ -282,7 +284,7 @@ class Learner:
         assert self.flat is not None
         flat, *rest = (tensor.clone() for tensor in state)
         flat.requires_grad_()
-        loss, metrics = self.call(flat, compute_loss, *batch)
+        loss, metrics = call_with(flat, self.module, compute_loss, *batch)
         flat.grad, row = self._clip(torch.autograd.grad(loss, flat)[0], metrics)
         # The optimiser's own code on tensors that are not its own.
         values = iter(rest)

@@ -83,6 +83,13 @@ class Layout:
         flat = raw != 0 if dtype == torch.bool else raw.view(dtype)
         return flat.squeeze(-1) if shape == () else flat.view(*raw.shape[:-1], *shape)
 
+    def write(self, rows: Tensor, name: str, value: Tensor) -> None:
+        """Write one field ``(..., *field)`` into packed rows ``(..., row_bytes)``."""
+        dtype, _ = self.fields[name]
+        start, stop = self._bytes[name]
+        flat = value.to(dtype).reshape(*rows.shape[:-1], -1).contiguous()
+        rows[..., start:stop] = flat.view(torch.uint8)
+
     def truncate(self, rows: Tensor) -> None:
         """Mark packed rows as the last of their episodes."""
         start, stop = self._bytes["truncated"]

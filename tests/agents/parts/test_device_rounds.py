@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from agents import A2C, Agent, evaluate, resume, train
+from agents import A2C, DQN, Agent, evaluate, resume, train
 from agents.parts.device_envs import DeviceVectorEnv
 from agents.parts.device_rounds import to_environment
 from agents.parts.envs import Envs, make_vec
@@ -26,7 +26,9 @@ from rlloss import (
     HLGaussLoss,
     HuberLoss,
     MSELoss,
+    MunchausenLoss,
     PolicyGradientLoss,
+    TDLoss,
 )
 from tests.agents.run.probes import model_bytes, rows
 
@@ -118,6 +120,59 @@ def test_the_same_numbers_as_the_plain_loop(name: str, monkeypatch: pytest.Monke
     torch.testing.assert_close(envs.observation, plain_envs.observation, rtol=1e-4, atol=1e-4)
     for one, two in zip(envs.running(0), plain_envs.running(0), strict=True):
         assert one == pytest.approx(two, rel=1e-6)
+
+
+DQNS: dict[str, tuple[dict[str, Any], int]] = {
+    "one update a step": ({}, 4),
+    "copies": ({"target_update_every": 3, "replay_ratio": 0.3, "loss": TDLoss(HuberLoss(), double=True)}, 3),
+    "rounds of updates": (
+        {"update_every": 16, "replay_ratio": 0.25, "dueling": True, "loss": MunchausenLoss(), "replay_capacity": 90}, 4,
+    ),
+}  # fmt: skip
+
+
+DQN_CASES = [pytest.param("one update a step", marks=pytest.mark.slow), "copies", "rounds of updates"]
+
+
+@pytest.mark.parametrize("name", DQN_CASES)
+def test_dqn_has_the_same_numbers_as_the_plain_loop(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Among them the transitions that are drawn, of which some are of the very call and some overwritten in it."""
+    without_compiler(monkeypatch)
+    changes, num_envs = DQNS[name]
+    arguments: dict[str, Any] = {
+        "batch_size": 16, "hidden_sizes": [32, 32], "learning_starts": 20, "replay_ratio": 0.25, "epsilon_steps": 150,
+        "replay_capacity": 500, "target_update_every": 1, "target_update_rate": 0.1,
+    }  # fmt: skip
+    arguments |= changes
+    if name == "copies":
+        arguments["target_update_rate"] = 1.0
+    plain_envs, envs = make_envs("CartPole-v1", num_envs), make_envs("CartPole-v1", num_envs)
+    plain, agent = DQN(**arguments).build(plain_envs.spec), DQN(**arguments).build(envs.spec, compiled=True)
+    metrics, finished = play_plain(plain, plain_envs, 216)
+    own_metrics: list[Tensor] = []
+    own_finished: list[tuple[int, float, int]] = []
+    rounds = 0
+    while envs.steps < 216:
+        assert isinstance(envs.env, DeviceVectorEnv)
+        played = agent.play_on_device(envs.env, 216 - envs.steps)
+        if played is None:
+            more, ended = play_plain(agent, envs, envs.steps + 1)
+        else:
+            envs.follow(played.finished)
+            more, ended, rounds = played.metrics, envs.finished, rounds + 1
+        own_metrics, own_finished = own_metrics + more, own_finished + ended
+    assert rounds >= 1 and agent.steps == plain.steps and agent.updates == plain.updates == len(metrics)
+    assert own_finished == finished and len(finished) > 3
+    torch.testing.assert_close(torch.stack(own_metrics), torch.stack(metrics), rtol=2e-3, atol=2e-4)
+    for p, q in zip(agent.model.parameters(), plain.model.parameters(), strict=True):
+        torch.testing.assert_close(p, q, rtol=2e-3, atol=2e-4)
+    torch.testing.assert_close(agent.target_parameters, plain.target_parameters, rtol=2e-3, atol=2e-4)
+    assert agent.replay is not None and plain.replay is not None
+    assert (agent.replay.head, agent.replay.size) == (plain.replay.head, plain.replay.size)
+    for field in agent.layout.fields:
+        one, two = (each.layout.read(each.replay.rows, field) for each in (agent, plain))  # type: ignore[union-attr]
+        torch.testing.assert_close(one, two, rtol=1e-4, atol=1e-4)
+    assert torch.equal(agent.generator.get_state(), plain.generator.get_state())
 
 
 @pytest.mark.parametrize("squash", [pytest.param(False, marks=pytest.mark.slow), True])
