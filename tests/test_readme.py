@@ -44,6 +44,25 @@ def test_own_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
     assert mean == 1.0, "the coin is in plain sight"
 
 
+def test_own_device_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The example of docs/device_envs.md."""
+    page = (Path(__file__).parents[1] / "docs" / "device_envs.md").read_text()
+    (code,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    assert "--env my_device_envs:Catch-v0 --num_envs 32" in page
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "my_device_envs.py").write_text(code)
+    arguments = (
+        "train --agent A2C --env my_device_envs:Catch-v0 --num_envs 32 --steps 40000 --compile off "
+        "--agent.learning_rate 3e-3"
+    )
+    assert main(arguments.split()) == 0
+    mean = float(re.findall(r"evaluation: return (-?[\d.]+)", capsys.readouterr().out)[0])
+    assert mean > 0.8, "the ball is in plain sight"
+
+
 def test_own_loss(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     config = Path("configs/dqn/cartpole.yaml").resolve()
     monkeypatch.chdir(tmp_path)

@@ -239,13 +239,25 @@ def run_of(agent: Agent, folder: Path, env: str = "rlloss/CartPole-v1", **change
     return train(agent, env, **arguments | changes)
 
 
-@pytest.mark.parametrize("env", [pytest.param("rlloss/CartPole-v1", marks=pytest.mark.slow), "rlloss/Pendulum-v1"])
-def test_stopping_changes_nothing(env: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def make_dqn() -> DQN:
+    return DQN(batch_size=16, learning_starts=100, target_update_every=3, hidden_sizes=[16], epsilon_steps=300)
+
+
+STOPPED = [
+    pytest.param(AGENTS["schedule, sgd"][0], "rlloss/CartPole-v1", marks=pytest.mark.slow, id="CartPole"),
+    pytest.param(A2C, "rlloss/Pendulum-v1", id="Pendulum"),
+    pytest.param(make_dqn, "rlloss/CartPole-v1", marks=pytest.mark.slow, id="DQN"),
+]
+
+
+@pytest.mark.parametrize(("make_agent", "env"), STOPPED)
+def test_stopping_changes_nothing(
+    make_agent: Callable[[], Agent], env: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Resumed in the middle of a row, rounds come in other calls: the same to the last bit."""
     without_compiler(monkeypatch)
-    agent: dict[str, Any] = {"learning_rate_end": 0.0, "learning_rate_steps": 400}
-    whole = run_of(A2C(**agent), tmp_path, env)
-    halved = run_of(A2C(**agent), tmp_path, env, steps=230)
+    whole = run_of(make_agent(), tmp_path, env)
+    halved = run_of(make_agent(), tmp_path, env, steps=240)
     assert resume(halved, steps=400, progress=False) == halved
     assert rows(halved) == rows(whole) and len(rows(whole)) == 4
     assert model_bytes(halved) == model_bytes(whole)
