@@ -1,11 +1,11 @@
-"""The command line: ``python -m agents train | evaluate | resume``."""
+"""The command line: ``python -m agents train | evaluate | resume | study | report``."""
 
 from __future__ import annotations
 
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,9 @@ from agents.parts.errors import DivergedError, EnvironmentFault
 from agents.run.configuration import instantiate, one_line
 from agents.run.evaluation import evaluate
 from agents.run.training import Interrupted, resume, train
+from agents.study.report import report
+from agents.study.running import StudyFailed, study
+from agents.study.variants import make_train_parser
 
 USAGE_ERROR = 2
 RUN_FAILED = 1
@@ -31,9 +34,7 @@ def make_parser() -> ArgumentParser:
     )
     commands = parser.add_subcommands(required=True, dest="command")
 
-    command = ArgumentParser(description="Train an agent; --config files and arguments override each other in order.")
-    command.add_argument("--config", action="config", help="YAML file of arguments, see configs/")
-    command.add_function_arguments(train)
+    command = make_train_parser("Train an agent; --config files and arguments override each other in order.")
     commands.add_subcommand("train", command, help="train an agent and leave a run directory behind")
 
     command = ArgumentParser(description="Go on with a run from its last checkpoint.")
@@ -45,15 +46,24 @@ def make_parser() -> ArgumentParser:
     command.add_argument("--video", action="store_true", help="Also film one episode into the run's videos/.")
     command.add_argument("--json", action="store_true", help="Print one JSON object instead of a line of text.")
     commands.add_subcommand("evaluate", command, help="play episodes with a trained agent")
+
+    command = ArgumentParser(description="Run what is missing of a study, variants x environments x seeds, and report.")
+    command.add_function_arguments(study)
+    commands.add_subcommand("study", command, help="compare variants of a configuration across seeds")
+
+    command = ArgumentParser(description="Write the page and the figures of a study's results.")
+    command.add_function_arguments(report, as_positional=True)
+    commands.add_subcommand("report", command, help="make a study's page and figures")
     return parser
 
 
 def run_command(name: str, arguments: dict[str, Any]) -> None:
     """Call what a command stands for."""
-    if name == "train":
-        train(**arguments)
-    elif name == "resume":
-        resume(**arguments)
+    plain: dict[str, Callable[..., object]] = {"train": train, "resume": resume, "study": study}
+    if name in plain:
+        plain[name](**arguments)
+    elif name == "report":
+        print(f"report: {report(**arguments)}")
     else:
         as_json = arguments.pop("json")
         result = evaluate(**arguments)
@@ -70,12 +80,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ArgumentError, ValueError, TypeError) as error:
         return _fail(one_line(error), USAGE_ERROR)
     values = made[made.command].as_dict()
-    values.pop("config", None)
+    if made.command == "train":
+        values.pop("config")  # which the parser has read
     try:
         run_command(made.command, values)
     except ValueError as error:
         return _fail(str(error), USAGE_ERROR)
-    except (EnvironmentFault, DivergedError) as error:
+    except (EnvironmentFault, DivergedError, StudyFailed) as error:
         return _fail(str(error), RUN_FAILED)
     except Interrupted as error:
         print(f"{error}", file=sys.stderr)

@@ -42,9 +42,9 @@ class Interrupted(Exception):
         signal: The signal's number.
     """
 
-    def __init__(self, number: int, run: Path) -> None:
+    def __init__(self, number: int, again: str) -> None:
         name = signal.Signals(number).name
-        super().__init__(f"stopped by {name}; to go on: python -m agents resume {run}")
+        super().__init__(f"stopped by {name}; to go on: {again}")
         self.signal = number
 
 
@@ -176,7 +176,7 @@ def train(
     if not re.fullmatch(r"[\w.,=+-]+", name):
         raise ValueError(f"train: name must consist of letters, digits and ._,=+-, got {name!r}")
     config = dump_config({"agent": describe(agent), **describe(asdict(settings), objects=False)})
-    with _threads(settings.threads), _signals() as stop:
+    with _threads(settings.threads), catch_signals() as stop:
         envs = _make_envs(settings, settings.num_envs, agent)
         try:
             envs.reset(settings.seed)  # whether there are action masks is known from here on
@@ -220,7 +220,7 @@ def resume(run: Path | str, *, steps: int | None = None, progress: bool = True) 
         raise ValueError(f"{run / 'checkpoint.pt'} is not the checkpoint of a run")
     if steps is not None and steps < state["envs"]["steps"]:
         raise ValueError(f"resume: steps must be >= {state['envs']['steps']}, which are done, got {steps}")
-    with _threads(settings.threads), _signals() as stop:
+    with _threads(settings.threads), catch_signals() as stop:
         envs = _make_envs(settings, settings.num_envs, agent)
         try:
             envs.load_state_dict(state["envs"], seed=settings.seed + int(state["envs"]["steps"]))
@@ -294,16 +294,16 @@ def _threads(number: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-class _Stop:
+class Stop:
     """The signal that asked for a stop, once one did."""
 
     number: int | None = None
 
 
 @contextmanager
-def _signals() -> Iterator[_Stop]:
+def catch_signals() -> Iterator[Stop]:
     """Turn the first SIGINT or SIGTERM into a request to stop; a second one acts as usual."""
-    stop = _Stop()
+    stop = Stop()
     if threading.current_thread() is not threading.main_thread():
         yield stop  # only the main thread may set handlers
         return
@@ -326,7 +326,7 @@ def _signals() -> Iterator[_Stop]:
 class _Run:
     """One run, from where its agent and environments stand to its last step."""
 
-    def __init__(self, run: Path, agent: Agent, envs: Envs, settings: Settings, tracker: Tracker, stop: _Stop) -> None:
+    def __init__(self, run: Path, agent: Agent, envs: Envs, settings: Settings, tracker: Tracker, stop: Stop) -> None:
         self.run = run
         self.agent = agent
         self.envs = envs
@@ -404,7 +404,7 @@ class _Run:
 
     def _check_signals(self) -> None:
         if self.stop.number is not None:
-            raise Interrupted(self.stop.number, self.run)
+            raise Interrupted(self.stop.number, f"python -m agents resume {self.run}")
 
     def _evaluate_and_log(self) -> Evaluation:
         """Evaluate, keep the model where it is the best of the evaluations that eval_every asks for, write a row."""
