@@ -160,7 +160,8 @@ class _Runner:
             for process in self.running.values():
                 process.terminate()  # a run writes its checkpoint then
             for job, process in self.running.items():
-                self._end(job, process.wait())
+                if process.wait() == 0:
+                    self._end(job, 0)
             self.running.clear()
         while self.waiting and len(self.running) < self.number:
             job = self.waiting.pop(0)
@@ -203,7 +204,7 @@ class _Runner:
             assert run is not None
             (run / "checkpoint.pt").unlink(missing_ok=True)  # by far the largest file, and nothing goes on from it
             write_atomic(folder / "done", b"")
-        elif code < 128 and code != -15:  # else it was stopped
+        else:
             lines = (folder / "log.txt").read_text(errors="replace").strip().splitlines()
             write_atomic(folder / "error.txt", (lines[-1] if lines else f"exit code {code}").encode())
             self.failed.append(job)
