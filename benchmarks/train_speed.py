@@ -59,19 +59,17 @@ def run_ours(agent: Agent, num_envs: int, steps: int, seed: int, compiled: bool)
     return Result(speed, float(last["return_mean"]), max(start_up, 0.0))
 
 
-def dqn_ours(num_envs: int, steps: int, seed: int, compiled: bool) -> Result:
+def make_dqn() -> DQN:
     """Our DQN with Stable-Baselines3's loss and the benchmark's settings."""
-    agent = DQN(
+    return DQN(
         loss=TDLoss(SmoothL1Loss()), hidden_sizes=DQN_NET, learning_rate=1e-3, batch_size=128, replay_ratio=0.1,
         replay_capacity=50_000, learning_starts=1_000, target_update_every=50, epsilon_steps=10_000,
     )  # fmt: skip
-    return run_ours(agent, num_envs, steps, seed, compiled)
 
 
-def a2c_ours(num_envs: int, steps: int, seed: int, compiled: bool) -> Result:
+def make_a2c() -> A2C:
     """Our A2C with Stable-Baselines3's defaults."""
-    agent = A2C(critic_loss=MSELoss(), hidden_sizes=A2C_NET, optimizer_args={"eps": 1e-5})
-    return run_ours(agent, num_envs, steps, seed, compiled)
+    return A2C(critic_loss=MSELoss(), hidden_sizes=A2C_NET, optimizer_args={"eps": 1e-5})
 
 
 def run_sb3(model: Any, steps: int) -> Result:
@@ -127,16 +125,16 @@ class Case(NamedTuple):
     """A line of the table."""
 
     name: str
-    ours: Callable[[int, int, int, bool], Result]
+    ours: Callable[[], Agent]
     peer: Callable[[int, int, int], Result]
     num_envs: int
     steps: int
 
 
 CASES = [
-    Case("DQN", dqn_ours, dqn_sb3, 1, 30_000),
-    Case("DQN", dqn_ours, dqn_sb3, 8, 50_000),
-    Case("A2C", a2c_ours, a2c_sb3, 8, 100_000),
+    Case("DQN", make_dqn, dqn_sb3, 1, 30_000),
+    Case("DQN", make_dqn, dqn_sb3, 8, 50_000),
+    Case("A2C", make_a2c, a2c_sb3, 8, 100_000),
 ]
 
 
@@ -164,7 +162,7 @@ def main() -> None:
         for seed in range(options.repeats):
             with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
                 peer = case.peer(case.num_envs, case.steps, seed)
-                eager, compiled = (case.ours(case.num_envs, case.steps, seed, on) for on in (False, True))
+                eager, compiled = (run_ours(case.ours(), case.num_envs, case.steps, seed, on) for on in (False, True))
             runs.append((peer, eager, compiled))
         peer, eager, compiled = (median(list(column)) for column in zip(*runs, strict=True))
         ratios = [statistics.median(run[side].speed / run[0].speed for run in runs) for side in (1, 2)]
