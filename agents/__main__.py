@@ -1,4 +1,4 @@
-"""The command line: ``python -m agents train | evaluate | resume | study | report``."""
+"""The command line: ``python -m agents train | evaluate | resume | study | report | compare``."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from agents.parts.errors import DivergedError, EnvironmentFault
 from agents.run.configuration import instantiate, one_line
 from agents.run.evaluation import evaluate
 from agents.run.training import Interrupted, resume, train
+from agents.study.comparison import compare
 from agents.study.report import report
 from agents.study.running import StudyFailed, study
 from agents.study.variants import make_train_parser
@@ -54,6 +55,11 @@ def make_parser() -> ArgumentParser:
     command = ArgumentParser(description="Write the page and the figures of a study's results.")
     command.add_function_arguments(report, as_positional=True)
     commands.add_subcommand("report", command, help="make a study's page and figures")
+
+    command = ArgumentParser(description="Compare run directories: what differs, and what came of it.")
+    command.add_argument("runs", nargs="+", help="Run directories; those that differ in the seed alone are one row.")
+    command.add_argument("--output", help="File for the learning curves: .png, .svg, .pdf, or .html with the table.")
+    commands.add_subcommand("compare", command, help="compare runs that were made by hand")
     return parser
 
 
@@ -64,6 +70,8 @@ def run_command(name: str, arguments: dict[str, Any]) -> None:
         plain[name](**arguments)
     elif name == "report":
         print(f"report: {report(**arguments)}")
+    elif name == "compare":
+        print(compare(**arguments))
     else:
         as_json = arguments.pop("json")
         result = evaluate(**arguments)

@@ -29,7 +29,7 @@ class Table:
 
 def write_page(
     path: Path, template: str, figures: Mapping[str, Sequence[Panel]], variants: Sequence[str], content: dict[str, Any]
-) -> None:
+) -> dict[str, bytes]:
     """Write a page whose figures answer to the pointer, and are plain pictures in print and without JavaScript.
 
     Args:
@@ -38,6 +38,9 @@ def write_page(
         figures: Panels by the name of their figure.
         variants: Names in the order of their looks.
         content: What else the template is filled with.
+
+    Returns:
+        The plain pictures, SVG by the name of their figure.
 
     Raises:
         ValueError: A package of the extra "report" is missing, or the file cannot be written.
@@ -49,6 +52,7 @@ def write_page(
     except ModuleNotFoundError as error:
         raise ValueError(f"a page needs the package {error.name}: pip install -e '.[report]'") from error
     panels = [panel for group in figures.values() for panel in group]
+    pictures = {name: draw(group, variants, "svg") for name, group in figures.items()}
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True, undefined=jinja2.StrictUndefined
     )
@@ -57,7 +61,7 @@ def write_page(
         figures={
             name: {
                 "alt": "; ".join(panel.title for panel in group),
-                "svg": base64.b64encode(draw(group, variants, "svg")).decode(),
+                "svg": base64.b64encode(pictures[name]).decode(),
                 "panels": [{"title": panel.title, "number": panels.index(panel)} for panel in group],
             }
             for name, group in figures.items()
@@ -67,6 +71,7 @@ def write_page(
         looks=[(name, look(number)) for number, name in enumerate(variants)],
     )
     write_file(path, text.encode())
+    return pictures
 
 
 def write_file(path: Path, content: bytes) -> None:

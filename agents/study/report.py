@@ -7,7 +7,7 @@ reported again.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ from agents.study.page import (
 )
 from agents.study.results import Results, Run, read_results
 from agents.study.statistics import (
+    MAX_PLACES,
     RESAMPLES,
     Array,
     Difference,
@@ -38,15 +39,13 @@ from agents.study.statistics import (
     bootstrap_band,
     bootstrap_interval,
     censored_median,
+    common_places,
     compare_to_base,
     performance_profile,
     probability_of_improvement,
 )
-from agents.study.variants import Environment
+from agents.study.variants import Environment, Variant
 
-# Points of a curve; more are not seen in a picture and take time to resample.
-MAX_PLACES = 101
-FORMATS = ("png", "svg")
 COMPARISON = ["Difference to base [95%]", "Supported by the data?", "p"]
 
 
@@ -70,10 +69,10 @@ def report(directory: Path | str, *, output: Path | str | None = None) -> Path:
         raise ValueError(f"report: {directory} holds no finished run")
     analysis = Analysis(results)
     figures = analysis.figures()
-    write_page(path, "report.html", figures, analysis.variants, analysis.page())
+    pictures = write_page(path, "report.html", figures, analysis.variants, analysis.page())
     for name, panels in figures.items():
-        for ending in FORMATS:
-            write_file(path.parent / "figures" / f"{name}.{ending}", draw(panels, analysis.variants, ending))
+        write_file(path.parent / "figures" / f"{name}.svg", pictures[name])
+        write_file(path.parent / "figures" / f"{name}.png", draw(panels, analysis.variants, "png"))
     return path
 
 
@@ -88,7 +87,7 @@ class Analysis:
         self.results = results
         self.environments = list(results.study.environments)
         self.variants = [variant.name for variant in results.study.variants]
-        self.base = next((v.name for v in results.study.variants if not v.overrides), self.variants[0])
+        self.base = next((v.name for v in results.study.variants if not _changes(v)), self.variants[0])
         self.scores = {variant: scores for variant in self.variants if (scores := self._scores(variant))}
         self.differences = self._differences(self.scores)
 
@@ -273,19 +272,19 @@ class Analysis:
         return Table(f"Steps and time to the threshold, {environment.name}", head, rows)
 
     def _changes_table(self) -> Table:
-        """A line a changed setting: what it is in the base of each environment, and in the variant."""
+        """A line a changed setting: where, what it is in the base, and what in the variant."""
+        configurations = self.results.study.configurations
         rows = []
         for variant in self.results.study.variants:
             name = self._label(variant.name)
-            if not variant.overrides:
-                rows.append((name, "nothing", "", ""))
-            for setting, value in variant.overrides.items():
-                before = {
-                    describe_value(_lookup(config, setting)) for config in self.results.study.configurations.values()
-                }
-                rows.append((name, setting, " or ".join(sorted(before)), describe_value(value)))
+            if not _changes(variant):
+                rows.append((name, "nothing", "", "", ""))
+            for where, setting, value in _changes(variant):
+                configs = [configurations[where]] if where else list(configurations.values())
+                before = dict.fromkeys(describe_value(_lookup(config, setting)) for config in configs)
+                rows.append((name, setting, " or ".join(before), describe_value(value), where or "everywhere"))
                 name = ""
-        return Table("What the variants change", ["Variant", "Setting", "Base", "Variant's"], rows)
+        return Table("What the variants change", ["Variant", "Setting", "Base", "Variant's", "Where"], rows)
 
     def _times_table(self) -> Table:
         rows = []
@@ -362,7 +361,7 @@ class Analysis:
         items = []
         for variant in self.variants:
             if curves := self._curves(environment.name, variant):
-                steps = _common_places([curve[:, 0] for curve in curves])
+                steps = common_places([curve[:, 0] for curve in curves])
                 items.append(Curve(variant, steps, bootstrap_band([align_curves(curves, steps)])))
         return Panel(environment.name, "steps", "return", items, mark=environment.threshold)
 
@@ -382,7 +381,7 @@ class Analysis:
             ]
             if len(shares) < len(self.environments):
                 continue
-            places = _common_places([curve[:, 0] for curves in shares for curve in curves])
+            places = common_places([curve[:, 0] for curves in shares for curve in curves])
             aligned = [align_curves(curves, places) for curves in shares]
             items.append(Curve(variant, places, bootstrap_band(aligned)))
         return Panel("All environments", "share of the training steps", "score", items) if items else None
@@ -408,6 +407,12 @@ def describe_value(value: Any) -> str:
     return str(value)
 
 
+def _changes(variant: Variant) -> list[tuple[str, str, Any]]:
+    """Environment ("" for all), setting and value of everything that a variant changes."""
+    changes = [("", *item) for item in variant.overrides.items()]
+    return changes + [(where, *item) for where, own in variant.environments.items() for item in own.items()]
+
+
 def _lookup(config: Mapping[str, Any], setting: str) -> Any:
     """The value of a dotted name; a class's arguments are below its init_args. A dash where the base has no such."""
     value: Any = config
@@ -422,14 +427,6 @@ def _lookup(config: Mapping[str, Any], setting: str) -> Any:
 
 def _normalize(returns: Array, environment: Environment) -> Array:
     return (returns - environment.low) / (environment.high - environment.low)
-
-
-def _common_places(axes: Sequence[Array]) -> Array:
-    """The places of all curves between the last start and the first end, or so many of equal distance."""
-    low, high = max(axis[0] for axis in axes), min(axis[-1] for axis in axes)
-    places = np.unique(np.concatenate(axes))
-    places = places[(places >= low) & (places <= high)]
-    return places if len(places) <= MAX_PLACES else np.linspace(low, high, MAX_PLACES)
 
 
 def _absolute(interval: Interval) -> Interval:

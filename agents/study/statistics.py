@@ -22,6 +22,8 @@ Scores: TypeAlias = Sequence[Array]
 
 CONFIDENCE = 0.95
 RESAMPLES = 2000
+# Points of a curve; more are not seen in a picture and take time to resample.
+MAX_PLACES = 101
 # Chance of calling a difference supported that is none, in a whole family of comparisons.
 SIGNIFICANCE = 1 - CONFIDENCE
 
@@ -279,6 +281,21 @@ def align_curves(curves: Sequence[Array], steps: Array) -> Array:
         An array ``(places, runs)``.
     """
     return np.stack([np.interp(steps, curve[:, 0], curve[:, 1]) for curve in curves], axis=-1)
+
+
+def common_places(axes: Sequence[Array]) -> Array:
+    """The places of all curves from the last start to the first end; so many of equal distance where there are more.
+
+    Args:
+        axes: The steps of each curve, in order.
+
+    Returns:
+        At most ``MAX_PLACES`` steps.
+    """
+    low, high = max(axis[0] for axis in axes), min(axis[-1] for axis in axes)
+    places = np.unique(np.concatenate(axes))
+    places = places[(places >= low) & (places <= high)]
+    return places if len(places) <= MAX_PLACES else np.linspace(low, high, MAX_PLACES)
 
 
 def censored_median(amounts: Sequence[float | None]) -> Interval:
