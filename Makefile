@@ -19,7 +19,7 @@ train: setup
 	$(BIN)/python -m agents train --config configs/dqn/cartpole.yaml
 
 test: setup
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 lint: setup
 	$(BIN)/ruff check .

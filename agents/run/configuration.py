@@ -130,6 +130,24 @@ def one_line(error: Exception) -> str:
     return ": ".join(part for part in (".".join(keys), complaint or str(error).splitlines()[0]) if part)
 
 
+def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, float | str]:
+    """Settings by the dotted names of the command line; a class by its name, what is no number as text.
+
+    >>> flatten({"agent": {"class_path": "agents.dqn.DQN", "init_args": {"n_step": 3}}, "steps": 10})
+    {'agent': 'DQN', 'agent.n_step': 3, 'steps': 10}
+    """
+    flat: dict[str, float | str] = {}
+    for name, value in config.items():
+        if isinstance(value, Mapping) and "class_path" in value:
+            flat[prefix + name] = str(value["class_path"]).rsplit(".", 1)[-1]
+            value = value.get("init_args") or {}
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{prefix}{name}.")
+        else:
+            flat[prefix + name] = value if type(value) in (int, float) else str(value)
+    return flat
+
+
 def dump_config(config: Mapping[str, Any]) -> str:
     """The YAML text of a configuration."""
     text: str = yaml.safe_dump(dict(config), sort_keys=False)

@@ -68,6 +68,18 @@ class Tracker:
 
             self._writer = SummaryWriter(str(run / "tensorboard"), purge_step=purge_step)
 
+    def describe(self, settings: Mapping[str, float | str]) -> None:
+        """Tell TensorBoard's HParams page what the run's settings are.
+
+        Only the session's own event: an event of the whole experiment, as ``SummaryWriter.add_hparams`` writes one for
+        each run, makes TensorBoard show the settings of the first run alone.
+        """
+        if self._writer is not None:
+            from torch.utils.tensorboard.summary import hparams
+
+            _, session, _ = hparams(dict(settings), {})  # type: ignore[no-untyped-call]
+            self._writer.file_writer.add_summary(session)
+
     def episode(self, episode_return: float, length: int) -> None:
         """Record an episode that ended."""
         self.episodes += 1

@@ -23,7 +23,7 @@ from agents.parts.device_envs import DeviceVectorEnv
 from agents.parts.envs import Envs, Vectorization, can_capture, make_vec
 from agents.parts.errors import DivergedError, EnvironmentFault
 from agents.run.checkpoint import load_checkpoint, save_checkpoint, save_model, write_atomic
-from agents.run.configuration import describe, dump_config, load_config, make_agent
+from agents.run.configuration import describe, dump_config, flatten, load_config, make_agent
 from agents.run.evaluation import MAX_ENVS, Device, Evaluation, choose, choose_device, play
 from agents.run.tracking import Progress, Tracker
 from rlloss.core.checks import check_choice, check_integer
@@ -175,15 +175,16 @@ def train(
     settings = replace(settings, compile=_compile(compile, agent, settings))
     if not re.fullmatch(r"[\w.,=+-]+", name):
         raise ValueError(f"train: name must consist of letters, digits and ._,=+-, got {name!r}")
-    config = dump_config({"agent": describe(agent), **describe(asdict(settings), objects=False)})
+    config = {"agent": describe(agent), **describe(asdict(settings), objects=False)}
     with _threads(settings.threads), catch_signals() as stop:
         envs = _make_envs(settings, settings.num_envs, agent)
         try:
             envs.reset(settings.seed)  # whether there are action masks is known from here on
             agent.build(envs.spec, device=settings.device, seed=settings.seed, compiled=settings.compile == "on")
             run = _new_run(Path(run_dir), settings, type(agent).__name__.lower(), name)
-            write_atomic(run / "config.yaml", config.encode())
+            write_atomic(run / "config.yaml", dump_config(config).encode())
             tracker = Tracker(run, agent, list(agent.status()), tensorboard=tensorboard)
+            tracker.describe(flatten(config))
             _Run(run, agent, envs, settings, tracker, stop).go(progress=progress)
         finally:
             envs.close()

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import scipy.stats
 
-from agents.run.configuration import dump_config, load_config
+from agents.run.configuration import dump_config, flatten, load_config
 from agents.study.figures import Curve, Panel, draw
 from agents.study.page import UNKNOWN, Table, format_interval, format_number, format_ranges, write_file, write_page
 from agents.study.statistics import CONFIDENCE, Array, Band, Interval, align_curves, common_places
@@ -123,7 +123,7 @@ def make_groups(runs: Sequence[MadeRun]) -> list[Group]:
     for run in runs:
         config = {name: value for name, value in run.config.items() if name != "seed"}
         grouped.setdefault(dump_config(config), []).append(run)
-    settings = [flatten(members[0].config) for members in grouped.values()]
+    settings = [{name: str(value) for name, value in flatten(m[0].config).items()} for m in grouped.values()]
     differing = [name for name in _differing(settings) if name != "seed"]
     groups = []
     for number, (members, flat) in enumerate(zip(grouped.values(), settings, strict=True)):
@@ -145,24 +145,6 @@ def _differing(settings: Sequence[Mapping[str, str]]) -> list[str]:
 
     names = dict.fromkeys(name for flat in settings for name in flat)
     return [name for name in names if len(values(name)) > 1 and not is_brought_along(name)]
-
-
-def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    """Settings by the dotted names of the command line.
-
-    >>> flatten({"agent": {"class_path": "agents.dqn.DQN", "init_args": {"n_step": 3}}, "steps": 10})
-    {'agent': 'DQN', 'agent.n_step': '3', 'steps': '10'}
-    """
-    flat: dict[str, str] = {}
-    for name, value in config.items():
-        if isinstance(value, Mapping) and "class_path" in value:
-            flat[prefix + name] = str(value["class_path"]).rsplit(".", 1)[-1]
-            value = value.get("init_args") or {}
-        if isinstance(value, Mapping):
-            flat |= flatten(value, f"{prefix}{name}.")
-        else:
-            flat[prefix + name] = str(value)
-    return flat
 
 
 def _label(number: int, differing: Mapping[str, str], runs: Sequence[MadeRun]) -> str:

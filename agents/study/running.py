@@ -1,4 +1,4 @@
-"""Runs a study: each run a process of its own, several at a time, restartable.
+"""Runs a study: its runs each in a process of its own, several at a time, restartable.
 
 A run that is done is not run again, one that was stopped goes on from its checkpoint, and one whose configuration has
 changed since begins anew.
@@ -17,16 +17,17 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Literal, NoReturn
 
 from tqdm import tqdm
 
 from agents.run.checkpoint import write_atomic
 from agents.run.training import Interrupted, catch_signals
+from agents.study.executors import Execution, Executor, Local, Ray, run_in
 from agents.study.report import report
 from agents.study.results import Results, read_run, write_results
 from agents.study.variants import Job, Study, load_study
-from rlloss.core.checks import check_integer
+from rlloss.core.checks import check_choice, check_integer
 
 _POLL_SECONDS = 0.5
 _POLL_SECONDS_OF_A_LOG = 30.0
@@ -43,6 +44,7 @@ def study(
     jobs: int | None = None,
     seeds: int | None = None,
     only: str = "",
+    executor: Literal["local", "ray"] = "local",
     progress: bool = True,
 ) -> Path:
     """Run what is missing of a study: every variant in every environment with every seed; then report.
@@ -50,9 +52,11 @@ def study(
     Args:
         config: The study's file, see configs/studies/.
         directory: Where studies go: <directory>/<name of the study>/.
-        jobs: Runs at a time, >= 1; as many as there are cores by default.
+        jobs: Runs at a time, >= 1; as many as the executor has cores by default.
         seeds: Seeds 0 to seeds - 1 instead of the file's.
         only: Run the variants alone whose name holds this; the others' results stay.
+        executor: "local" gives each run a process of this machine; "ray" makes it a task of a Ray cluster (RAY_ADDRESS,
+            or the one this machine is part of, or a local one), and one whose worker dies goes on from its checkpoint.
         progress: Show the progress bar.
 
     Returns:
@@ -63,15 +67,20 @@ def study(
         StudyFailed: Runs failed; the same command tries them again.
         Interrupted: SIGINT or SIGTERM came; the runs have left checkpoints, and the same command goes on.
     """
-    number = os.cpu_count() or 1 if jobs is None else jobs
-    check_integer("study", "jobs", number, low=1)
+    if jobs is not None:
+        check_integer("study", "jobs", jobs, low=1)
+    check_choice("study", "executor", executor, ("local", "ray"))
     if seeds is not None:
         check_integer("study", "seeds", seeds, low=1)
     plan, every = load_study(config, seeds=None if seeds is None else range(seeds))
     folder = Path(directory) / _slug(plan.name)
-    runner = _Runner(folder, [job for job in every if only in job.variant], number)
+    runner = _Runner(
+        folder, [job for job in every if only in job.variant], Local() if executor == "local" else Ray(), jobs
+    )
     runner.forget_changed()
     again = f"python -m agents study --config {config} --directory {directory}"
+    if executor != "local":
+        again += f" --executor {executor}"
     with catch_signals() as stop:
         with _progress(runner, enabled=progress) as bar:
             while runner.step(stopping=stop.number is not None):
@@ -117,21 +126,17 @@ def folder_of(directory: Path, job: Job) -> Path:
     return directory / "runs" / _slug(job.environment) / _slug(job.variant) / f"s{job.seed}"
 
 
-def _run_in(folder: Path) -> Path | None:
-    """The run directory that ``agents train`` made in a run's folder."""
-    return next((path.parent for path in sorted(folder.rglob("config.yaml"))), None)
-
-
 class _Runner:
     """The runs of a study, those that wait, those that run and those that have ended."""
 
-    def __init__(self, directory: Path, jobs: Sequence[Job], number: int) -> None:
+    def __init__(self, directory: Path, jobs: Sequence[Job], executor: Executor, number: int | None) -> None:
         self.directory = directory
         self.jobs = list(jobs)
-        self.number = number
+        self.executor = executor
+        self.number = executor.slots if number is None else number
         self.steps = sum(job.steps for job in jobs)
         self.waiting = [job for job in jobs if not self._is_done(job)]
-        self.running: dict[Job, subprocess.Popen[bytes]] = {}
+        self.running: dict[Job, Execution] = {}
         self.failed: list[Job] = []
 
     def _folder(self, job: Job) -> Path:
@@ -151,16 +156,17 @@ class _Runner:
 
     def step(self, *, stopping: bool) -> bool:
         """Note what has ended and start what there is room for; whether anything is left to wait for."""
-        for job, process in list(self.running.items()):
-            if process.poll() is not None:
+        for job, execution in list(self.running.items()):
+            code = execution.poll()
+            if code is not None:
                 del self.running[job]
-                self._end(job, process.returncode)
+                self._end(job, code)
         if stopping:
             self.waiting.clear()
-            for process in self.running.values():
-                process.terminate()  # a run writes its checkpoint then
-            for job, process in self.running.items():
-                if process.wait() == 0:
+            for execution in self.running.values():
+                execution.terminate()
+            for job, execution in self.running.items():
+                if execution.wait() == 0:
                     self._end(job, 0)
             self.running.clear()
         while self.waiting and len(self.running) < self.number:
@@ -168,39 +174,16 @@ class _Runner:
             self.running[job] = self._start(job)
         return bool(self.running)
 
-    def _start(self, job: Job) -> subprocess.Popen[bytes]:
+    def _start(self, job: Job) -> Execution:
         folder = self._folder(job)
-        run = _run_in(folder)
-        if run is not None and (run / "checkpoint.pt").exists():
-            arguments = ["resume", str(run)]
-        else:
-            shutil.rmtree(folder, ignore_errors=True)
-            folder.mkdir(parents=True)
-            write_atomic(folder / "job.yaml", job.configuration.encode())
-            arguments = [
-                "train",
-                "--config",
-                str(folder / "job.yaml"),
-                "--seed",
-                str(job.seed),
-                "--run_dir",
-                str(folder),
-            ]
+        folder.mkdir(parents=True, exist_ok=True)
         (folder / "error.txt").unlink(missing_ok=True)
-        with (folder / "log.txt").open("ab") as log:
-            return subprocess.Popen(
-                [sys.executable, "-m", "agents", *arguments, "--progress", "false"],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,  # else Ctrl-C reaches it twice, and the second time it does not save
-                env=os.environ | {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"},
-            )
+        return self.executor.start(job, folder)
 
     def _end(self, job: Job, code: int) -> None:
         folder = self._folder(job)
         if code == 0:
-            run = _run_in(folder)
+            run = run_in(folder)
             assert run is not None
             (run / "checkpoint.pt").unlink(missing_ok=True)  # by far the largest file, and nothing goes on from it
             write_atomic(folder / "done", b"")
@@ -220,7 +203,7 @@ class _Runner:
 
 
 def _last_step(folder: Path) -> int:
-    run = _run_in(folder)
+    run = run_in(folder)
     if run is None or not (run / "metrics.csv").exists():
         return 0
     with (run / "metrics.csv").open(newline="") as file:
@@ -234,7 +217,7 @@ def collect(directory: Path, plan: Study, jobs: Sequence[Job]) -> Results:
     for job in jobs:
         folder = folder_of(directory, job)
         key = job.environment, job.variant, job.seed
-        run = _run_in(folder)
+        run = run_in(folder)
         if run is not None and (folder / "done").exists():
             finished, results.curves[key] = read_run(run, *key, thresholds[job.environment])
             results.runs.append(finished)

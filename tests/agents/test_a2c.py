@@ -149,7 +149,9 @@ ALL_ACTIONS: dict[str, Any] = {"policy_loss": rlloss.AllActionPolicyGradientLoss
 
 
 @pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("options", [{}, {"epochs": 2, "minibatches": 2}], ids=["one pass", "epochs"])
+@pytest.mark.parametrize(
+    "options", [{}, pytest.param({"epochs": 2, "minibatches": 2}, marks=pytest.mark.slow)], ids=["one pass", "epochs"]
+)
 def test_a_critic_of_actions_knows_a_time_limit_from_an_end(mode: AutoresetMode, options: dict[str, Any]) -> None:
     for terminates, expected in ((False, [10.0, 10.0]), (True, [1.9, 1.0])):
         agent = table(**ALL_ACTIONS | options, entropy_coefficient=1.0)  # no action is to be forgotten

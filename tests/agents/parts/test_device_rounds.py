@@ -96,11 +96,9 @@ def make_envs(name: str, num_envs: int = 4, **options: Any) -> Envs:
     return envs
 
 
-QUICK = ["plain", "schedule, sgd", "focal, huber"]  # graphs that no compiler made faster take their time
-
-
+# Graphs that no compiler made faster take their time.
 @pytest.mark.parametrize(
-    "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in AGENTS]
+    "name", [name if name == "plain" else pytest.param(name, marks=pytest.mark.slow) for name in AGENTS]
 )
 def test_the_same_numbers_as_the_plain_loop(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Random numbers, actions, episodes and gradient steps are those of agent and environments without a compiler."""
@@ -131,10 +129,9 @@ DQNS: dict[str, tuple[dict[str, Any], int]] = {
 }  # fmt: skip
 
 
-DQN_CASES = [pytest.param("one update a step", marks=pytest.mark.slow), "copies", "rounds of updates"]
-
-
-@pytest.mark.parametrize("name", DQN_CASES)
+@pytest.mark.parametrize(
+    "name", [name if name == "copies" else pytest.param(name, marks=pytest.mark.slow) for name in DQNS]
+)
 def test_dqn_has_the_same_numbers_as_the_plain_loop(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Among them the transitions that are drawn, of which some are of the very call and some overwritten in it."""
     without_compiler(monkeypatch)
@@ -175,7 +172,8 @@ def test_dqn_has_the_same_numbers_as_the_plain_loop(name: str, monkeypatch: pyte
     assert torch.equal(agent.generator.get_state(), plain.generator.get_state())
 
 
-@pytest.mark.parametrize("squash", [pytest.param(False, marks=pytest.mark.slow), True])
+@pytest.mark.slow
+@pytest.mark.parametrize("squash", [False, True])
 def test_a_box_of_actions(squash: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Gaussian noise is drawn for a round at once, which is another stream than step by step; so by its results."""
     without_compiler(monkeypatch)
@@ -244,12 +242,13 @@ def make_dqn() -> DQN:
 
 
 STOPPED = [
-    pytest.param(AGENTS["schedule, sgd"][0], "rlloss/CartPole-v1", marks=pytest.mark.slow, id="CartPole"),
+    pytest.param(AGENTS["schedule, sgd"][0], "rlloss/CartPole-v1", id="CartPole"),
     pytest.param(A2C, "rlloss/Pendulum-v1", id="Pendulum"),
-    pytest.param(make_dqn, "rlloss/CartPole-v1", marks=pytest.mark.slow, id="DQN"),
+    pytest.param(make_dqn, "rlloss/CartPole-v1", id="DQN"),
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("make_agent", "env"), STOPPED)
 def test_stopping_changes_nothing(
     make_agent: Callable[[], Agent], env: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -11,8 +11,11 @@ import pytest
 import torch
 from torch import Tensor
 
+import rlloss
+from agents import DQN, train
 from agents.parts.errors import DivergedError
 from agents.run.tracking import RECENT_EPISODES, WALL_CLOCK, Progress, Tracker
+from rlloss import HuberLoss, TDLoss
 from tests.agents.run.probes import a2c, dqn
 
 METRICS = ["loss", "q_value", "td_error", "grad_norm"]
@@ -209,3 +212,31 @@ def test_progress_shows_what_is_known(tmp_path: Path, capsys: pytest.CaptureFixt
     assert "98/100" in shown and "100/100" in shown and "106/" not in shown
     Progress(100, 0, enabled=False).update(10, t, dict)
     assert capsys.readouterr().err == ""
+
+
+def test_tensorboard_compares_hyperparameters(tmp_path: Path) -> None:
+    """Those of all runs, not of the first alone, and which of them differ."""
+    from tensorboard.backend.event_processing.data_provider import MultiplexerDataProvider
+    from tensorboard.backend.event_processing.plugin_event_multiplexer import EventMultiplexer
+    from tensorboard.context import RequestContext
+    from tensorboard.plugins.base_plugin import TBContext
+    from tensorboard.plugins.hparams.backend_context import Context
+
+    for number, loss in enumerate((TDLoss(HuberLoss(delta=2.0)), rlloss.TwoHotTDLoss(low=0.0, high=9.0))):
+        train(
+            DQN(loss=loss, batch_size=4, learning_starts=8, hidden_sizes=[4]), "CartPole-v1", steps=16 * (number + 1),
+            eval_episodes=1, progress=False, run_dir=str(tmp_path), name=f"run{number}",
+        )  # fmt: skip
+    events = EventMultiplexer()
+    events.AddRunsFromDirectory(str(tmp_path))
+    events.Reload()
+    context, request = (
+        Context(TBContext(data_provider=MultiplexerDataProvider(events, str(tmp_path)))),
+        RequestContext(),
+    )
+    runs = context.hparams_metadata(request, "")
+    experiment = context.experiment_from_metadata(request, "", True, runs, [])
+    found = {info.name: info.differs for info in experiment.hparam_infos}
+    assert found["agent.loss"] and found["agent.loss.criterion.delta"] is False and "agent.loss.num_bins" in found
+    assert found["steps"] and not found["agent.batch_size"] and len(runs) == 2
+    assert {info.name.tag for info in experiment.metric_infos} >= {"evaluation/return_mean", "train/loss"}

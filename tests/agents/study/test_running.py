@@ -78,6 +78,7 @@ def test_a_study(run: Callable[..., tuple[int, Path]], capfd: pytest.CaptureFixt
     assert [failure[1] for failure in results.failures] == ["Broken"]
 
 
+@pytest.mark.slow
 def test_a_study_that_was_stopped_goes_on(tmp_path: Path) -> None:
     long = TINY | {"seeds": 1, "variants": {"Huber": {}}, "overrides": TINY["overrides"] | {"steps": 6000}}
     (tmp_path / "study.yaml").write_text(yaml.safe_dump(long))
