@@ -765,12 +765,17 @@ def test_gradcheck(sample: Sample) -> None:
     assert torch.autograd.gradcheck(of_predictions, [tensors[name] for name in sample.predictions])
 
 
+# Dynamo says whether there is one graph; that autograd's compiler can take it apart as well costs as long again.
+every_backend = pytest.mark.parametrize("backend", ["eager", pytest.param("aot_eager", marks=pytest.mark.slow)])
+
+
 @every_loss
-def test_compiles_without_a_break(sample: Sample) -> None:
+@every_backend
+def test_compiles_without_a_break(sample: Sample, backend: str) -> None:
     torch.compiler.reset()
     tensors, weight = _inputs(sample, torch.float32), _weight(_loss_shape(sample), torch.float32)
     mask, loss = _some_mask(_mask_shape(sample)), _loss(sample)
-    compiled = torch.compile(loss, fullgraph=True, backend="aot_eager")
+    compiled = torch.compile(loss, fullgraph=True, backend=backend)
     actual, expected = compiled(tensors, weight, mask), loss(tensors, weight, mask)
     assert_close(actual, expected)
     _assert_same_gradients(_gradients(sample, actual, tensors), _gradients(sample, expected, tensors))
@@ -903,10 +908,11 @@ def test_plain_gradcheck(sample: Sample) -> None:
 
 
 @every_plain
-def test_plain_compiles_without_a_break(sample: Sample) -> None:
+@every_backend
+def test_plain_compiles_without_a_break(sample: Sample, backend: str) -> None:
     torch.compiler.reset()
     tensors, function = _inputs(sample, torch.float32), _plain(sample)
-    actual = torch.compile(function, fullgraph=True, backend="aot_eager")(tensors)
+    actual = torch.compile(function, fullgraph=True, backend=backend)(tensors)
     expected = function(tensors)
     for one, other in zip(actual, expected, strict=True):
         assert_close(one, other)
