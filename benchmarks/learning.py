@@ -65,27 +65,31 @@ _EPOCHS = (
     "--agent.rollout_length 32 --agent.epochs 4 --agent.minibatches 4 --agent.normalize_advantages true "
     "--agent.gae_lambda 0.95 --agent.optimizer Adam --agent.optimizer_args {} --agent.learning_rate 0.001"
 )
+# Twice the steps and targets of one: errors that count by their squares, or a distribution of quantiles, take longer.
+_LONGER = "--steps 100000 --agent.learning_rate_steps 100000 --agent.n_step 1"
+# Returns up to 100 make a policy certain before its critic knows anything.
+_SCALED = "--agent.normalize_rewards true --agent.entropy_coefficient 0.01"
 VALUE_LOSSES = {
-    "TDLoss(MSELoss)": "--agent.loss.criterion MSELoss",
+    "TDLoss(MSELoss)": f"--agent.loss.criterion MSELoss {_LONGER}",
     "TDLoss(HuberLoss)": "",
     "TDLoss(SmoothL1Loss)": "--agent.loss.criterion SmoothL1Loss",
     "TDLoss(LogCoshLoss)": "--agent.loss.criterion LogCoshLoss",
     "TDLoss(MAELoss)": "--agent.loss.criterion MAELoss",
     "TDLoss(AsymmetricHuberLoss)": "--agent.loss.criterion AsymmetricHuberLoss",
     "TDLoss(QuantileLoss)": "--agent.loss.criterion QuantileLoss",
-    "TDLoss(ExpectileLoss)": "--agent.loss.criterion ExpectileLoss",
-    "TDLoss(rescale)": "--agent.loss.rescale true",
+    "TDLoss(ExpectileLoss)": f"--agent.loss.criterion ExpectileLoss {_LONGER}",
+    "TDLoss(rescale)": f"--agent.loss.rescale true {_LONGER}",
     # On-policy: old transitions tell of old policies.
     "SarsaLoss": "--agent.loss SarsaLoss --agent.replay_capacity 2000 --agent.epsilon_end 0.01",
-    "ExpectedSarsaLoss": "--agent.loss ExpectedSarsaLoss",
+    "ExpectedSarsaLoss": f"--agent.loss ExpectedSarsaLoss {_LONGER}",
     "SoftQLoss": "--agent.loss SoftQLoss",
     "MunchausenLoss": "--agent.loss MunchausenLoss",
-    "AdvantageLearningLoss": "--agent.loss AdvantageLearningLoss",
+    "AdvantageLearningLoss": f"--agent.loss AdvantageLearningLoss {_LONGER}",
     "PersistentLoss": "--agent.loss PersistentLoss",
-    "QVLoss": "--agent.loss QVLoss",
-    "QVLoss(maximum)": "--agent.loss QVLoss --agent.loss.maximum true",
+    "QVLoss": f"--agent.loss QVLoss {_LONGER}",
+    "QVLoss(maximum)": f"--agent.loss QVLoss --agent.loss.maximum true {_LONGER}",
     "CategoricalTDLoss": f"--agent.loss CategoricalTDLoss {_UNIT}",
-    "QuantileTDLoss": "--agent.loss QuantileTDLoss",
+    "QuantileTDLoss": f"--agent.loss QuantileTDLoss {_LONGER}",
     "HLGaussTDLoss": f"--agent.loss HLGaussTDLoss {_UNIT}",
     "TwoHotTDLoss": f"--agent.loss TwoHotTDLoss {_UNIT}",
 }
@@ -98,11 +102,11 @@ POLICY_LOSSES = {
     f"--agent.policy_loss.kl_coefficient 0.5 {_EPOCHS}",
     "AdvantageWeightedRegressionLoss": "--agent.policy_loss AdvantageWeightedRegressionLoss "
     f"--agent.policy_loss.temperature 0.3 {_EPOCHS}",
-    "AllActionPolicyGradientLoss": "--agent.policy_loss AllActionPolicyGradientLoss",
-    "RegretPolicyGradientLoss": "--agent.policy_loss RegretPolicyGradientLoss",
+    "AllActionPolicyGradientLoss": f"--agent.policy_loss AllActionPolicyGradientLoss {_SCALED}",
+    "RegretPolicyGradientLoss": f"--agent.policy_loss RegretPolicyGradientLoss {_SCALED}",
     "REINFORCE": "--agent.advantage return --agent.rollout_length 128",
     "REINFORCE with baseline": "--agent.rollout_length 128",
-    "UPGO": "--agent.advantage upgo",
+    "UPGO": f"--agent.advantage upgo {_SCALED}",
     "V-trace": "--agent.advantage vtrace --agent.rollout_length 20 --agent.epochs 2",
     "critic HLGaussLoss": f"--agent.critic_loss HLGaussLoss {_CRITIC}",
     "critic TwoHotLoss": f"--agent.critic_loss TwoHotLoss {_CRITIC}",
