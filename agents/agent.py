@@ -9,10 +9,12 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import Any, NamedTuple, Self, TypeAlias
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from agents.parts.device_envs import DeviceVectorEnv, Finished
+from agents.parts.processes import own_rank
 from agents.parts.spaces import EnvSpec
 from agents.parts.transition import Layout, Transitions
 from rlloss.core.reduction import reduce_loss
@@ -79,7 +81,9 @@ class Agent(ABC):
         self.compiled = compiled
         self.layout = Layout(spec)
         self.steps = 0
-        self.generator = torch.Generator(self.device).manual_seed(seed)
+        # Processes that train together begin with the same weights and choose by themselves.
+        own_seed = int(np.random.SeedSequence([seed, own_rank()]).generate_state(1)[0]) if own_rank() else seed
+        self.generator = torch.Generator(self.device).manual_seed(own_seed)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self._build()

@@ -19,6 +19,7 @@ from agents.parts.hyperparameters import check_learning, check_loss
 from agents.parts.networks import Activation, QNetwork, draw_noise
 from agents.parts.normalization import make_normalizer
 from agents.parts.optimization import Learner, call_with, flatten_parameters
+from agents.parts.processes import count_processes, own_share
 from agents.parts.replay import Batch, PrioritizedReplay, Replay
 from agents.parts.spaces import Discrete
 from agents.parts.transition import Transitions
@@ -177,12 +178,14 @@ class DQN(Agent):
                 "DQN: the environment says which actions are possible, which DQN does not look at (A2C does)",
                 stacklevel=2,
             )
+        self.own_batch_size = own_share("DQN", "batch_size", self.batch_size)
+        self.own_capacity = own_share("DQN", "replay_capacity", self.replay_capacity)
         # A loss that wants the action taken next looks one step further.
         self.window = self.n_step + self.loss.needs_next_action
-        if self.replay_capacity <= (self.window - 1) * self.spec.num_envs:
+        if self.own_capacity <= (self.window - 1) * self.spec.num_envs:
             raise ValueError(
                 f"DQN: replay_capacity must hold {self.window} steps of each environment, so be more than "
-                f"{(self.window - 1) * self.spec.num_envs}, got {self.replay_capacity}"
+                f"{(self.window - 1) * self.spec.num_envs * count_processes()}, got {self.replay_capacity}"
             )
         self.num_actions = self.spec.action.n
         self.loss.to(self.device)
@@ -213,14 +216,14 @@ class DQN(Agent):
             self.network.normalizer = make_normalizer("DQN", self.spec.observation).to(self.device)
         self.target_parameters = flatten_parameters(self.target_network).requires_grad_(False)
         # Where a gradient step, one graph when compiled, leaves the errors that priorities are made of.
-        self.td_error = torch.zeros(self.batch_size, device=self.device)
+        self.td_error = torch.zeros(self.own_batch_size, device=self.device)
         self.replay: Replay | None = None
         self.rounds: ReplayRounds | None = None
         self.starts_eagerly = False  # where the compiled gradient step is a part of rounds on the device
         self.updates = 0
 
     def _make_replay(self) -> Replay:
-        arguments = self.layout, self.replay_capacity, self.spec.num_envs, self.device
+        arguments = self.layout, self.own_capacity, self.spec.num_envs, self.device
         if self.priority_exponent == 0.0:
             return Replay(*arguments)
         return PrioritizedReplay(*arguments, n_step=self.window, exponent=self.priority_exponent)
@@ -339,7 +342,7 @@ class DQN(Agent):
         return [self._gradient_step(self.replay) for _ in range(due)]
 
     def _gradient_step(self, replay: Replay) -> Tensor:
-        index = replay.draw(self.batch_size, self.window, self.generator)
+        index = replay.draw(self.own_batch_size, self.window, self.generator)
         noise = self._draw_noise(3) if self.noisy else None
         if isinstance(replay, PrioritizedReplay):
             metrics = self.learner.step(index, replay.weights(index, self.importance_exponent), noise)

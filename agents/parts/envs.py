@@ -33,6 +33,7 @@ from torch import Tensor
 
 from agents.parts.device_envs import DeviceVectorEnv, Finished
 from agents.parts.errors import DivergedError, EnvironmentFault
+from agents.parts.processes import count_processes
 from agents.parts.spaces import Box, Discrete, EnvSpec, MultiDiscrete, Space
 from agents.parts.transition import Layout, Transitions
 
@@ -465,12 +466,15 @@ class Envs:
             raise EnvironmentFault(f"environment {index}: {what} is not finite at step {self.steps}: {shown}")
 
     def _record(self, reward: Any, done: np.ndarray, any_done: bool, resetting: np.ndarray | None) -> int:
-        """Count steps and episodes; return how many rows of this step are transitions."""
-        count = len(done)
+        """Count steps and episodes; return how many rows of this step are transitions, of all processes."""
+        # Several processes count resets too, since all must count the same and none knows of the others' resets.
+        processes = count_processes()
+        count = len(done) * processes
         self._returns += reward
         self._lengths += 1
         if resetting is not None:
-            count -= int(np.count_nonzero(resetting))
+            if processes == 1:
+                count -= int(np.count_nonzero(resetting))
             self._lengths[resetting] = 0
         self.steps += count
         self.finished = []

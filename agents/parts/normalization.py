@@ -8,6 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from agents.parts.processes import sum_over_processes
 from agents.parts.spaces import Box, Space
 from rlloss.rl.returns import lambda_returns
 
@@ -18,7 +19,7 @@ _LARGEST = 10.0  # bound of what was normalised, as in Stable-Baselines3
 class RunningMoments(nn.Module):
     """Elementwise mean and variance of all values so far, in float64; 0 and 1 before the first.
 
-    Batches are merged as wholes, which gives the moments of all values together.
+    Batches are merged as wholes, which gives the moments of all values together, those of all processes.
 
     Args:
         shape: Shape of a value.
@@ -49,10 +50,10 @@ class RunningMoments(nn.Module):
         """Take in values ``(..., *shape)``, of which those count where the mask ``(...)`` is True."""
         x = x.double().reshape(-1, *self.mean.shape)
         weight = x.new_ones(len(x)) if mask is None else mask.flatten().double()
-        count = weight.sum()
+        count = sum_over_processes(weight.sum())
         weight = weight.view(-1, *[1] * self.mean.ndim)
-        mean = (weight * x).sum(0) / count.clamp(min=1.0)
-        variance = (weight * (x - mean).square()).sum(0) / count.clamp(min=1.0)
+        mean = sum_over_processes((weight * x).sum(0)) / count.clamp(min=1.0)
+        variance = sum_over_processes((weight * (x - mean).square()).sum(0)) / count.clamp(min=1.0)
         share = count / (self.count + count).clamp(min=1.0)
         self.variance.lerp_(variance, share).add_((mean - self.mean).square() * share * (1.0 - share))
         self.mean.lerp_(mean, share)

@@ -19,6 +19,7 @@ from torch._dynamo.exc import TorchDynamoException
 from torch.overrides import TorchFunctionMode
 
 from agents.parts.exploration import linear_schedule
+from agents.parts.processes import count_processes, sum_over_processes
 
 # These update every element by itself, so one flat tensor of all parameters gives the same numbers as many small
 # ones, in one kernel launch instead of one per parameter.
@@ -138,6 +139,13 @@ def call_with(flat: Tensor, module: nn.Module, function: Callable[..., Any], *ar
     return torch.func.functional_call(_Bound(module, function), values, arguments)
 
 
+def _average_over_processes(gradient: Tensor, metrics: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+    """The mean over processes, of gradient and metrics in one message."""
+    together = torch.cat([gradient, torch.stack(list(metrics.values()))])
+    mean = sum_over_processes(together) / count_processes()
+    return mean[: len(gradient)], dict(zip(metrics, mean[len(gradient) :], strict=True))
+
+
 class _TensorsAsFactors(TorchFunctionMode):
     """Let a learning rate that is a tensor be a factor, where an optimiser's arithmetic would read its value back."""
 
@@ -234,7 +242,10 @@ class Learner:
         """The clipped gradient of what is updated, and the scalars to log, its norm before clipping last."""
         loss, metrics = self._compute_loss(*batch)
         gradients = torch.autograd.grad(loss, self.parameters, allow_unused=True, materialize_grads=True)
-        flat, row = self._clip(torch.cat([gradient.reshape(-1) for gradient in gradients]), metrics)
+        flat = torch.cat([gradient.reshape(-1) for gradient in gradients])
+        if count_processes() > 1:
+            flat, metrics = _average_over_processes(flat, metrics)
+        flat, row = self._clip(flat, metrics)
         if self.flat is not None:
             return [flat], row
         parts = torch.split(flat, [parameter.numel() for parameter in self.parameters])

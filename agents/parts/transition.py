@@ -105,7 +105,7 @@ class Transitions:
     Args:
         packed: Rows of bytes.
         layout: What the bytes mean.
-        count: How many of the rows are valid, known on the host.
+        count: How many of the rows are valid, those of all processes, known on the host.
     """
 
     def __init__(self, packed: Tensor, layout: Layout, count: int) -> None:

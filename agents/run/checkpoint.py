@@ -13,6 +13,8 @@ import safetensors.torch
 import torch
 from torch import nn
 
+from agents.parts.processes import wait_for_processes
+
 
 @contextmanager
 def replacing(path: Path) -> Iterator[IO[bytes]]:
@@ -36,9 +38,10 @@ def write_atomic(path: Path, content: bytes) -> None:
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
-    """Save tensors and plain data."""
+    """Save tensors and plain data; of several processes none replaces its old file before all have a new one."""
     with replacing(path) as file:
         torch.save(state, file)
+        wait_for_processes()
 
 
 def load_checkpoint(path: Path, device: torch.device) -> dict[str, Any]:

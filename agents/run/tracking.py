@@ -34,12 +34,21 @@ class Tracker:
         status: Names of the agent's host-side numbers.
         tensorboard: Whether to write event files.
         purge_step: Step from which an earlier writer's events are void, for a run that resumes.
+        writes: Whether rows are written; of several processes that train together one does.
     """
 
     def __init__(
-        self, run: Path, agent: Agent, status: Sequence[str], *, tensorboard: bool, purge_step: int | None = None
+        self,
+        run: Path,
+        agent: Agent,
+        status: Sequence[str],
+        *,
+        tensorboard: bool,
+        purge_step: int | None = None,
+        writes: bool = True,
     ) -> None:
         self.path = run / "metrics.csv"
+        self.writes = writes
         self.metric_names = agent.metric_names
         self.columns = [
             "step",
@@ -63,7 +72,7 @@ class Tracker:
         self._started = self._last_time = time.perf_counter()
         self._last_step = 0
         self._writer: Any = None
-        if tensorboard:
+        if tensorboard and writes:
             from torch.utils.tensorboard import SummaryWriter  # imported late: it takes a second
 
             self._writer = SummaryWriter(str(run / "tensorboard"), purge_step=purge_step)
@@ -129,7 +138,8 @@ class Tracker:
         row["steps_per_second"] = (step - self._last_step) / max(now - self._last_time, 1e-9)
         self.logged = self._last_step = step
         self._last_time = now
-        self._write_row(row)
+        if self.writes:
+            self._write_row(row)
         if self._writer is not None:
             for name, value in row.items():
                 if name != "step":
@@ -176,7 +186,7 @@ class Tracker:
         self._seconds = float(state["seconds"])
         self.logged = int(state["logged"])
         self._last_step = step
-        if self.path.exists():
+        if self.writes and self.path.exists():
             whole = [line for line in self.path.read_text().splitlines(keepends=True) if line.endswith("\n")]
             try:
                 kept = [line for line in whole[1:] if int(line.split(",")[0]) <= self.logged]

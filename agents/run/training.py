@@ -22,6 +22,14 @@ from agents.agent import Agent
 from agents.parts.device_envs import DeviceVectorEnv
 from agents.parts.envs import Envs, Vectorization, can_capture, make_vec
 from agents.parts.errors import DivergedError, EnvironmentFault
+from agents.parts.processes import (
+    count_processes,
+    from_first_process,
+    join_processes,
+    largest_of_processes,
+    own_rank,
+    own_share,
+)
 from agents.run.checkpoint import load_checkpoint, save_checkpoint, save_model, write_atomic
 from agents.run.configuration import describe, dump_config, flatten, load_config, make_agent
 from agents.run.evaluation import MAX_ENVS, Device, Evaluation, choose, choose_device, play
@@ -176,14 +184,17 @@ def train(
     if not re.fullmatch(r"[\w.,=+-]+", name):
         raise ValueError(f"train: name must consist of letters, digits and ._,=+-, got {name!r}")
     config = {"agent": describe(agent), **describe(asdict(settings), objects=False)}
-    with _threads(settings.threads), catch_signals() as stop:
-        envs = _make_envs(settings, settings.num_envs, agent)
+    with join_processes(settings.device), _threads(settings.threads), catch_signals() as stop:
+        number = own_share("train", "num_envs", settings.num_envs)
+        envs = _make_envs(settings, number, agent)
         try:
-            envs.reset(settings.seed)  # whether there are action masks is known from here on
+            # Whether there are action masks is known from here on.
+            envs.reset(settings.seed + own_rank() * number)
             agent.build(envs.spec, device=settings.device, seed=settings.seed, compiled=settings.compile == "on")
-            run = _new_run(Path(run_dir), settings, type(agent).__name__.lower(), name)
-            write_atomic(run / "config.yaml", dump_config(config).encode())
-            tracker = Tracker(run, agent, list(agent.status()), tensorboard=tensorboard)
+            run = from_first_process(
+                lambda: _new_run(Path(run_dir), settings, type(agent).__name__.lower(), name, dump_config(config))
+            )
+            tracker = Tracker(run, agent, list(agent.status()), tensorboard=tensorboard, writes=own_rank() == 0)
             tracker.describe(flatten(config))
             _Run(run, agent, envs, settings, tracker, stop).go(progress=progress)
         finally:
@@ -216,15 +227,15 @@ def resume(run: Path | str, *, steps: int | None = None, progress: bool = True) 
     settings = Settings.from_config(config)
     choose_device("resume", settings.device)
     agent = make_agent(config["agent"])
-    state = load_checkpoint(run / "checkpoint.pt", torch.device("cpu"))
-    if not isinstance(state, dict) or not {"agent", "envs", "tracker"} <= state.keys():
-        raise ValueError(f"{run / 'checkpoint.pt'} is not the checkpoint of a run")
-    if steps is not None and steps < state["envs"]["steps"]:
-        raise ValueError(f"resume: steps must be >= {state['envs']['steps']}, which are done, got {steps}")
-    with _threads(settings.threads), catch_signals() as stop:
-        envs = _make_envs(settings, settings.num_envs, agent)
+    with join_processes(settings.device), _threads(settings.threads), catch_signals() as stop:
+        state = _load_checkpoint(run)
+        done = int(state["envs"]["steps"])
+        if steps is not None and steps < done:
+            raise ValueError(f"resume: steps must be >= {done}, which are done, got {steps}")
+        number = own_share("train", "num_envs", settings.num_envs)
+        envs = _make_envs(settings, number, agent)
         try:
-            envs.load_state_dict(state["envs"], seed=settings.seed + int(state["envs"]["steps"]))
+            envs.load_state_dict(state["envs"], seed=settings.seed + done + own_rank() * number)
             agent.build(envs.spec, device=settings.device, seed=settings.seed, compiled=settings.compile == "on")
             _restore(agent, state["agent"], run)
             if state["envs"]["env"] is None:
@@ -235,15 +246,43 @@ def resume(run: Path | str, *, steps: int | None = None, progress: bool = True) 
                 list(agent.status()),
                 tensorboard=settings.tensorboard,
                 purge_step=int(state["tracker"]["logged"]) + 1,
+                writes=own_rank() == 0,
             )
             # A checkpoint is loaded to the CPU; rows that wait to be logged belong beside those to come.
             state["tracker"]["pending"] = state["tracker"]["pending"].to(agent.device)
             tracker.load_state_dict(state["tracker"], envs.steps)
-            write_atomic(run / "config.yaml", dump_config(config).encode())
+            if own_rank() == 0:
+                write_atomic(run / "config.yaml", dump_config(config).encode())
             _Run(run, agent, envs, settings, tracker, stop).go(progress=progress)
         finally:
             envs.close()
     return run
+
+
+def _checkpoint_path(run: Path) -> Path:
+    """The checkpoint of this process."""
+    return run / (f"checkpoint-{own_rank()}.pt" if own_rank() else "checkpoint.pt")
+
+
+def _load_checkpoint(run: Path) -> dict[str, Any]:
+    """The state of this process.
+
+    Raises:
+        ValueError: There is none, or the processes' checkpoints do not belong together.
+    """
+    path = _checkpoint_path(run)
+    state = load_checkpoint(path, torch.device("cpu"))
+    if not isinstance(state, dict) or not {"agent", "envs", "tracker", "processes"} <= state.keys():
+        raise ValueError(f"{path} is not the checkpoint of a run")
+    if state["processes"] != count_processes():
+        raise ValueError(
+            f"{run} was trained by {state['processes']} processes, and goes on with as many (torchrun "
+            f"--nproc-per-node {state['processes']}), got {count_processes()}"
+        )
+    steps = int(state["envs"]["steps"])
+    if largest_of_processes(steps) != steps or largest_of_processes(-steps) != -steps:
+        raise ValueError(f"{path} is of another step than the checkpoints of the other processes")
+    return state
 
 
 def _make_envs(settings: Settings, num_envs: int, agent: Agent) -> Envs:
@@ -269,8 +308,8 @@ def _compile(choice: str, agent: Agent, settings: Settings) -> Literal["on", "of
     return "on" if long_enough and compiler else "off"
 
 
-def _new_run(root: Path, settings: Settings, agent: str, name: str) -> Path:
-    """Make a run directory that did not exist."""
+def _new_run(root: Path, settings: Settings, agent: str, name: str, config: str) -> Path:
+    """Make a run directory that did not exist, with its configuration."""
     parent = root / re.sub(r"[^\w.-]+", "-", settings.env) / agent
     for number in range(1, 10_000):
         run = parent / f"{name}{'' if number == 1 else f'-{number}'}-s{settings.seed}"
@@ -280,6 +319,7 @@ def _new_run(root: Path, settings: Settings, agent: str, name: str) -> Path:
             continue
         except OSError as error:
             raise ValueError(f"train: run directory {run} cannot be made: {error}") from error
+        write_atomic(run / "config.yaml", config.encode())
         return run
     raise ValueError(f"train: too many runs called {name} in {parent}")
 
@@ -337,8 +377,9 @@ class _Run:
 
     def go(self, *, progress: bool) -> None:
         """Train, then evaluate and say where the run is."""
-        print(_headline(self.agent, self.envs, self.settings), file=sys.stderr)
-        bar = Progress(self.settings.steps, self.envs.steps, enabled=progress)
+        if own_rank() == 0:
+            print(_headline(self.agent, self.envs, self.settings), file=sys.stderr)
+        bar = Progress(self.settings.steps, self.envs.steps, enabled=progress and own_rank() == 0)
         try:
             evaluation = self._go(bar)
         except (EnvironmentFault, DivergedError) as error:
@@ -349,17 +390,20 @@ class _Run:
         finally:
             bar.close()
             self.tracker.close()
-        print(f"evaluation: {evaluation}\nrun: {self.run}")
+        if evaluation is not None:
+            print(f"evaluation: {evaluation}\nrun: {self.run}")
 
-    def _go(self, bar: Progress) -> Evaluation:
+    def _go(self, bar: Progress) -> Evaluation | None:
         """Train and evaluate; what stops it half-way leaves a checkpoint, unless the agent itself has diverged."""
         try:
             self._train(bar)
             self._checkpoint()
             # The last row comes after the checkpoint, so that a run which is continued does not hold it.
             return self._evaluate_and_log()
-        except (Interrupted, EnvironmentFault):
-            self._checkpoint()
+        except (Interrupted, EnvironmentFault) as error:
+            # A fault is one process's: the others' checkpoints would be of other steps.
+            if isinstance(error, Interrupted) or count_processes() == 1:
+                self._checkpoint()
             raise
 
     def _train(self, bar: Progress) -> None:
@@ -367,7 +411,8 @@ class _Run:
         next_checkpoint = _next(envs.steps, settings.checkpoint_every)
         next_row = self._next_row()
         while envs.steps < settings.steps:
-            self._check_signals()
+            if count_processes() == 1 or envs.steps >= next_row:  # several have to agree, which takes a message
+                self._check_signals()
             # What is due comes before the step, so that a run which was stopped here does it when it goes on.
             if envs.steps >= next_row:
                 if envs.steps >= self._next_evaluation():
@@ -388,7 +433,7 @@ class _Run:
     def _advance(self, steps: int) -> None:
         """Step all environments once and learn; on the device, as often as is good, up to ``steps`` or just beyond."""
         agent, envs = self.agent, self.envs
-        if isinstance(envs.env, DeviceVectorEnv):
+        if isinstance(envs.env, DeviceVectorEnv) and count_processes() == 1:
             played = agent.play_on_device(envs.env, steps)
             if played is not None:
                 envs.follow(played.finished)
@@ -404,11 +449,18 @@ class _Run:
         return min(_next(self.tracker.logged, self.settings.log_every), self._next_evaluation())
 
     def _check_signals(self) -> None:
-        if self.stop.number is not None:
-            raise Interrupted(self.stop.number, f"python -m agents resume {self.run}")
+        number = largest_of_processes(self.stop.number or 0)
+        if number:
+            raise Interrupted(number, f"python -m agents resume {self.run}")
 
-    def _evaluate_and_log(self) -> Evaluation:
-        """Evaluate, keep the model where it is the best of the evaluations that eval_every asks for, write a row."""
+    def _evaluate_and_log(self) -> Evaluation | None:
+        """Evaluate, keep the model where it is the best of the evaluations that eval_every asks for, write a row.
+
+        The first process does; the others, which have the same networks, go on and wait for it at the next step.
+        """
+        if own_rank():
+            self.tracker.log(self.envs.steps, self.agent.status(), {})
+            return None
         evaluation = self._evaluate()
         if self.envs.steps >= self._next_evaluation():
             self._keep_best(evaluation)
@@ -429,9 +481,11 @@ class _Run:
             "agent": self.agent.state_dict(),
             "envs": self.envs.state_dict(),
             "tracker": self.tracker.state_dict(),
+            "processes": count_processes(),
         }
-        save_checkpoint(self.run / "checkpoint.pt", state)
-        save_model(self.run / "model.safetensors", self.agent.model)
+        save_checkpoint(_checkpoint_path(self.run), state)
+        if own_rank() == 0:
+            save_model(self.run / "model.safetensors", self.agent.model)
 
     def _evaluate(self) -> Evaluation:
         """Play greedy episodes in environments of their own; training notices nothing."""
@@ -443,7 +497,7 @@ class _Run:
                 envs,
                 settings.eval_episodes,
                 seed=settings.seed + EVALUATION_SEED_OFFSET,
-                before_step=self._check_signals,
+                before_step=self._check_signals if count_processes() == 1 else None,
             )
         finally:
             envs.close()
@@ -459,6 +513,7 @@ def _headline(agent: Agent, envs: Envs, settings: Settings) -> str:
     parameters = sum(p.numel() for p in agent.model.parameters())
     text = (
         f"{type(agent).__name__} on {settings.env}: {settings.num_envs} environments, {parameters:,} parameters, "
+        f"{'' if count_processes() == 1 else f'{count_processes()} processes, '}"
         f"device {settings.device}, {settings.threads} threads, compile {settings.compile}, seed {settings.seed}"
     )
     if not can_capture(envs.env):

@@ -54,7 +54,7 @@ def study(
         directory: Where studies go: <directory>/<name of the study>/.
         jobs: Runs at a time, >= 1; as many as the executor has cores by default.
         seeds: Seeds 0 to seeds - 1 instead of the file's.
-        only: Run the variants alone whose name holds this; the others' results stay.
+        only: Run what has this in the name of its variant or environment alone; the others' results stay.
         executor: "local" gives each run a process of this machine; "ray" makes it a task of a Ray cluster (RAY_ADDRESS,
             or the one this machine is part of, or a local one), and one whose worker dies goes on from its checkpoint.
         progress: Show the progress bar.
@@ -75,7 +75,10 @@ def study(
     plan, every = load_study(config, seeds=None if seeds is None else range(seeds))
     folder = Path(directory) / _slug(plan.name)
     runner = _Runner(
-        folder, [job for job in every if only in job.variant], Local() if executor == "local" else Ray(), jobs
+        folder,
+        [job for job in every if only in job.variant or only in job.environment],
+        Local() if executor == "local" else Ray(),
+        jobs,
     )
     runner.forget_changed()
     again = f"python -m agents study --config {config} --directory {directory}"
