@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import multiprocessing.process
 import os
 import shutil
-import subprocess
 import sys
+import traceback
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -60,29 +61,69 @@ def next_command(job: Job, folder: Path) -> list[str]:
     return [*command, "--progress", "false"]
 
 
-class Local:
-    """Processes of this machine."""
+def _work(job: Job, folder: Path) -> int:
+    """Begin a run, or go on with it, in this process; its exit code."""
+    from agents.__main__ import main
 
-    slots = os.cpu_count() or 1
+    with (
+        (folder / "log.txt").open("a", buffering=1) as log,
+        contextlib.redirect_stdout(log),
+        contextlib.redirect_stderr(log),
+    ):
+        try:
+            return main(next_command(job, folder))
+        except Exception:
+            traceback.print_exc()
+            return 1
+
+
+class Local:
+    """Processes of this machine, forked from one that has imported everything and done nothing yet."""
+
+    def __init__(self) -> None:
+        self.slots = os.cpu_count() or 1
+        # Read when numpy is imported: runs that take the cores from each other help nobody.
+        for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+            os.environ.setdefault(name, "1")
+        self._context = multiprocessing.get_context("forkserver")
+        self._context.set_forkserver_preload(["agents.__main__"])
 
     def start(self, job: Job, folder: Path) -> Execution:
         """Start a run in its folder, or let it go on."""
-        with (folder / "log.txt").open("ab") as log:
-            return subprocess.Popen(
-                [sys.executable, "-m", "agents", *next_command(job, folder)],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,  # else Ctrl-C reaches it twice, and the second time it does not save
-                env=os.environ | {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"},
-            )
+        process = self._context.Process(target=_work_alone, args=(job, folder))
+        process.start()
+        return _LocalExecution(process)
+
+
+def _work_alone(job: Job, folder: Path) -> None:
+    os.setsid()  # else Ctrl-C reaches it twice, and the second time it does not save
+    sys.exit(_work(job, folder))
+
+
+class _LocalExecution:
+    """A process of this machine."""
+
+    def __init__(self, process: multiprocessing.process.BaseProcess) -> None:
+        self._process = process
+
+    def poll(self) -> int | None:
+        return self._process.exitcode
+
+    def terminate(self) -> None:
+        self._process.terminate()
+
+    def wait(self) -> int:
+        self._process.join()
+        code = self._process.exitcode
+        assert code is not None
+        return code
 
 
 class Ray:
     """Tasks of the Ray cluster that RAY_ADDRESS names or this machine is part of, else of one started here.
 
-    A task whose worker dies is started again, on another where there is one, and goes on from the run's checkpoint; so
-    the study's directory, and this package, must be at the same place on all machines.
+    A worker's process is the run's, so they die together; the task is started again, on another machine where there is
+    one, and goes on from the run's checkpoint. So the study's directory and this package must be at the same place on all.
 
     Raises:
         ValueError: Ray is not installed.
@@ -102,18 +143,6 @@ class Ray:
         """Start a run in its folder, or let it go on."""
         folder = folder.resolve()
         return _RayExecution(self._ray, self._task.remote(job, folder), folder / "log.txt")
-
-
-def _work(job: Job, folder: Path) -> int:
-    """What a Ray worker does for a run; its process is the run's, so they live and die together."""
-    from agents.__main__ import main
-
-    with (
-        (folder / "log.txt").open("a", buffering=1) as log,
-        contextlib.redirect_stdout(log),
-        contextlib.redirect_stderr(log),
-    ):
-        return main(next_command(job, folder))
 
 
 class _RayExecution:

@@ -49,6 +49,8 @@ def study(
 ) -> Path:
     """Run what is missing of a study: every variant in every environment with every seed; then report.
 
+    In a script, call it under ``if __name__ == "__main__"``: the runs are processes, which import the script.
+
     Args:
         config: The study's file, see configs/studies/.
         directory: Where studies go: <directory>/<name of the study>/.

@@ -352,21 +352,30 @@ def test_evaluation_survives_resume(tmp_path: Path) -> None:
     assert rows(whole) == rows(halved)
 
 
-def test_auto_compiles_long_runs_with_a_compiler(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("env", "enough"),
+    [
+        ("CartPole-v1", training.UPDATES_WORTH_COMPILING),
+        ("rlloss/CartPole-v1", training.UPDATES_WORTH_COMPILING_ON_DEVICE),
+    ],
+)
+def test_auto_compiles_long_runs_with_a_compiler(
+    env: str, enough: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     agent = dqn(replay_ratio=1.0, learning_starts=0)
-    left = run(agent, tmp_path, steps=30, num_envs=1)
+    left = run(agent, tmp_path, env=env, steps=30, num_envs=1)
     settings = Settings.from_config(load_config(left / "config.yaml"))
     assert settings.compile == "off"
-    enough = replace(settings, steps=training.UPDATES_WORTH_COMPILING)
-    short = replace(settings, steps=training.UPDATES_WORTH_COMPILING - 1)
+    long, short = replace(settings, steps=enough), replace(settings, steps=enough - 1)
     found: str | None = "/bin/g++"
     monkeypatch.setattr("shutil.which", lambda name: found)
-    assert training._compile("auto", agent, enough) == "on"
-    assert training._compile("auto", agent, short) == "off"
-    assert training._compile("on", agent, short) == "on"
-    assert training._compile("off", agent, enough) == "off"
+    envs = training._make_envs(settings, 1, agent)
+    assert training._compile("auto", agent, long, envs) == "on"
+    assert training._compile("auto", agent, short, envs) == "off"
+    assert training._compile("on", agent, short, envs) == "on"
+    assert training._compile("off", agent, long, envs) == "off"
     found = None
-    assert training._compile("auto", agent, enough) == "off"
+    assert training._compile("auto", agent, long, envs) == "off"
 
 
 class RunningLoss(MSELoss):
