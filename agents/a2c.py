@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any, Literal, NamedTuple, get_args
 
 import torch
@@ -24,6 +25,7 @@ from agents.parts.networks import (
 )
 from agents.parts.normalization import ObservationNormalizer, RewardNormalizer, make_normalizer
 from agents.parts.optimization import Learner
+from agents.parts.overlap import Overlap
 from agents.parts.rollout import Rollout
 from agents.parts.spaces import Box, Discrete, MultiDiscrete
 from agents.parts.transition import Transitions
@@ -133,6 +135,8 @@ class A2C(Agent):
         squash: Take the actions of a Box with finite bounds through tanh to these bounds, instead of clipping them: the
             agent's actions are what comes before, and the environments squash them.
         log_std_init: Logarithm of the standard deviation that the actions of a Box begin with.
+        overlap: Learn from a rollout on a second core while the next one is played, by the policy of one update ago: as
+            reproducible, but another algorithm (of which V-trace's weights and ``ClippedSurrogateLoss`` take note).
         optimizer: Name of an optimiser in torch.optim. (Of these Adafactor alone waits for a GPU at every step.)
         learning_rate: Step size, > 0.
         learning_rate_end: Step size in the end, >= 0; null for one that stays.
@@ -178,6 +182,7 @@ class A2C(Agent):
         orthogonal_init: bool = True,
         squash: bool = False,
         log_std_init: float = 0.0,
+        overlap: bool = False,
         optimizer: str = "RMSprop",
         learning_rate: float = 7e-4,
         learning_rate_end: float | None = None,
@@ -209,6 +214,7 @@ class A2C(Agent):
         self.orthogonal_init = orthogonal_init
         self.squash = squash
         self.log_std_init = log_std_init
+        self.overlap = overlap
         self.optimizer = optimizer
         self.learning_rate = learning_rate
         self.learning_rate_end = learning_rate_end
@@ -306,7 +312,10 @@ class A2C(Agent):
             learning_rate_steps=self.learning_rate_steps,
         )
         self.rounds: RolloutRounds | None = None
-        self.encode = chain(self.policy.encoder)
+        self.beside = Overlap()
+        # Who acts: a copy, so that learning beside it changes nothing half-way through a rollout.
+        self.actor = copy.deepcopy(self.network).requires_grad_(False) if self.overlap else self.network
+        self.encode = chain(self.actor.policy.encoder)
         self.rollout = Rollout(self.layout, self.rollout_length, self.spec.num_envs, self.device)
         # Not in the network, since acting does without it and one number in it belongs to each environment.
         self.reward_normalizer: RewardNormalizer | None = None
@@ -354,7 +363,11 @@ class A2C(Agent):
 
     @torch.no_grad()
     def _act(self, observation: Tensor, action_mask: Tensor | None, explore: bool) -> Tensor:
-        outputs = self.policy.heads(self.encode(self.network.normalized(observation)))
+        if explore or not self.overlap:
+            outputs = self.actor.policy.heads(self.encode(self.actor.normalized(observation)))
+        else:  # an evaluation is of the newest
+            self.beside.wait()
+            outputs = self.policy(self.network.normalized(observation))
         outputs = self._among(outputs, action_mask)
         action = self.policy.sample(outputs, self.generator) if explore else self.policy.mode(outputs)
         return action.cpu()
@@ -507,29 +520,57 @@ class A2C(Agent):
             advantage = upgo_returns(reward, discount, next_value, truncated=truncated) - value
         return advantage, target
 
-    def _loss_of_rollout(self, rows: Tensor) -> tuple[Tensor, Metrics]:
-        return self.compute_loss(self._prepare(rows))
+    def _loss_of_rollout(self, rows: Tensor, old_log_prob: Tensor | None = None) -> tuple[Tensor, Metrics]:
+        return self.compute_loss(self._prepare(rows, old_log_prob))
 
     def update(self) -> list[Tensor]:
-        """Learn from the rollout once it is full."""
+        """Learn from the rollout once it is full; where that goes on beside the acting, from the last one's results."""
         if not self.rollout.full:
             return []
-        rows = self.rollout.read()
-        self.learner.schedule(self.steps)
+        rows, orders = self.rollout.read(), self._draw_orders()
+        self.updates += self.epochs * self.minibatches
+        if not self.overlap:
+            return self._learn(rows, orders, self.steps)
+        metrics = self.beside.take()
+        old_log_prob = self._log_prob_of_actor(rows) if self._compares_policies else None
+        for own, newest in zip(self.actor.state_dict().values(), self.network.state_dict().values(), strict=True):
+            own.copy_(newest)
+        self.beside.start(self._learn, rows.clone(), orders, self.steps, old_log_prob)
+        return metrics
+
+    def _learn(
+        self, rows: Tensor, orders: list[Tensor], steps: int, old_log_prob: Tensor | None = None
+    ) -> list[Tensor]:
+        """The gradient steps of a rollout.
+
+        Args:
+            rows: The rollout.
+            orders: Of each epoch, in which its minibatches take the rows.
+            steps: Environment steps so far.
+            old_log_prob: As in :meth:`_prepare`.
+        """
+        self.learner.schedule(steps)
         self._see_rewards(rows)
         if self.one_pass:
-            metrics = [self.learner.step(rows)]
+            metrics = [self.learner.step(rows, old_log_prob)]
         else:
-            metrics, batch = [], self._prepare(rows)
+            metrics, batch = [], self._prepare(rows, old_log_prob)
             # What weighs the present policy against the one that acted.
             follows_policy = self.advantage == "vtrace" or self._values_actions
-            for epoch in range(self.epochs):
+            for epoch, order in enumerate(orders):
                 if epoch > 0 and follows_policy:
                     batch = self._prepare(rows, batch.old_log_prob)
-                metrics += [self.learner.step(part) for part in self._split(batch)]
-        self.updates += len(metrics)
+                metrics += [self.learner.step(part) for part in self._split(batch, order)]
         self._see_observations(rows)
         return metrics
+
+    @torch.no_grad()
+    def _log_prob_of_actor(self, rows: Tensor) -> Tensor:
+        """``(T * N,)``, how likely the policy that acted was to do what it did."""
+        rollout = Transitions(rows, self.layout, 0)
+        outputs = self.actor.policy(self.actor.normalized(rollout.observation.flatten(0, 1)))
+        mask = None if rollout.action_mask is None else rollout.action_mask.flatten(0, 1)
+        return self.policy.log_prob(self._among(outputs, mask), rollout.action.flatten(0, 1))
 
     def play_on_device(self, env: DeviceVectorEnv, steps: int) -> Played | None:
         """Whole rollouts with their gradient steps as one compiled graph, where each has one and it can be compiled."""
@@ -551,8 +592,8 @@ class A2C(Agent):
 
     def _rounds_in(self, env: DeviceVectorEnv) -> RolloutRounds | None:
         """Compiled rounds in the environments, made when they are asked for; None where there can be none."""
-        normalizes = self.normalize_observations or self.normalize_rewards
-        if normalizes or not (self.one_pass and self.learner.can_be_pure and self.rollout.size == 0):
+        special = self.normalize_observations or self.normalize_rewards or self.overlap
+        if special or not (self.one_pass and self.learner.can_be_pure and self.rollout.size == 0):
             return None
         if self.rounds is None:
             self.rounds = RolloutRounds(
@@ -580,12 +621,17 @@ class A2C(Agent):
             rollout = Transitions(rows, self.layout, 0)
             self.network.normalizer.update(rollout.observation, rollout.mask)
 
-    def _split(self, batch: PolicyBatch) -> list[PolicyBatch]:
-        """Shuffle into minibatches; the batch itself where there is one."""
+    def _draw_orders(self) -> list[Tensor]:
+        """For each epoch the order in which minibatches take the rollout's rows."""
+        if self.minibatches == 1:
+            return [torch.empty(0)] * self.epochs
+        size = self.rollout_length * self.spec.num_envs
+        return [torch.randperm(size, generator=self.generator, device=self.device) for _ in range(self.epochs)]
+
+    def _split(self, batch: PolicyBatch, order: Tensor) -> list[PolicyBatch]:
+        """Minibatches in that order; the batch itself where there is one."""
         if self.minibatches == 1:
             return [batch]
-        size = len(batch.advantage)
-        order = torch.randperm(size, generator=self.generator, device=self.device)
         return [
             PolicyBatch(*(None if field is None else field[index] for field in batch))  # type: ignore[arg-type]
             for index in order.tensor_split(self.minibatches)
@@ -603,7 +649,10 @@ class A2C(Agent):
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that training goes on from."""
+        self.beside.wait()
         return {
+            "actor": self.actor.state_dict() if self.overlap else None,
+            "unread": list(self.beside.results),
             "network": self.network.state_dict(),
             "policy_loss": self.policy_loss.state_dict(),
             "critic_loss": self.critic_loss.state_dict(),
@@ -618,6 +667,9 @@ class A2C(Agent):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore :meth:`state_dict`."""
         self.network.load_state_dict(state["network"])
+        if self.overlap:
+            self.actor.load_state_dict(state["actor"])
+            self.beside.results = list(state["unread"])
         self.policy_loss.load_state_dict(state["policy_loss"])
         self.critic_loss.load_state_dict(state["critic_loss"])
         self.learner.load_state_dict(state["learner"])

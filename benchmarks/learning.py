@@ -66,7 +66,7 @@ _EPOCHS = (
     "--agent.gae_lambda 0.95 --agent.optimizer Adam --agent.optimizer_args {} --agent.learning_rate 0.001"
 )
 # Twice the steps and targets of one: errors that count by their squares, or a distribution of quantiles, take longer.
-_LONGER = "--steps 100000 --agent.learning_rate_steps 100000 --agent.n_step 1"
+_LONGER = "--compile on --steps 100000 --agent.learning_rate_steps 100000 --agent.n_step 1"
 # Returns up to 100 make a policy certain before its critic knows anything.
 _SCALED = "--agent.normalize_rewards true --agent.entropy_coefficient 0.01"
 VALUE_LOSSES = {

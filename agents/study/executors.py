@@ -123,7 +123,7 @@ class Ray:
     """Tasks of the Ray cluster that RAY_ADDRESS names or this machine is part of, else of one started here.
 
     A worker's process is the run's, so they die together; the task is started again, on another machine where there is
-    one, and goes on from the run's checkpoint. So the study's directory and this package must be at the same place on all.
+    one, and goes on from the run's checkpoint. So the study's directory and this package must be at one place on all.
 
     Raises:
         ValueError: Ray is not installed.

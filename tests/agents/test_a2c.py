@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ import rlloss.functional as F
 from agents import evaluate, resume, train
 from agents.a2c import A2C, PolicyBatch
 from agents.parts.envs import Envs, make_vec
+from agents.parts.overlap import Overlap
 from agents.parts.spaces import Box, Discrete, EnvSpec, MultiDiscrete
 from agents.parts.transition import Transitions, pack
 from agents.run.evaluation import choose, play
@@ -885,3 +887,70 @@ def test_probability_criteria_refuse_densities(criterion: FocalLoss | PolyLoss) 
     spec = EnvSpec(Box((1,), torch.float32), Box((1,), torch.float32, (-1.0,), (1.0,)), num_envs=1)
     with pytest.raises(ValueError, match="needs a Discrete action space"):
         A2C(policy_loss=PolicyGradientLoss(criterion)).build(spec)
+
+
+OVERLAPPED: dict[str, dict[str, Any]] = {
+    "one pass": {},
+    "epochs": {"policy_loss": rlloss.ClippedSurrogateLoss(), "epochs": 2, "minibatches": 2},
+    "vtrace": {"advantage": "vtrace", "normalize_observations": True},
+}
+
+
+@pytest.mark.parametrize("name", OVERLAPPED)
+def test_learning_beside_acting(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thread changes no number; who acts is one update behind, and the losses are told how it acted."""
+
+    def play() -> tuple[A2C, list[Tensor], list[Tensor], list[Tensor]]:
+        agent = A2C(**OVERLAPPED[name], overlap=True, hidden_sizes=[4], learning_rate=0.1)
+        envs = start(agent, counting(AutoresetMode.SAME_STEP))
+        acted: list[Tensor] = []
+        learned, metrics = [weights(agent.network)], []
+        given: list[Tensor | None] = []
+        prepare = agent._prepare
+
+        def spy(rows: Tensor, old_log_prob: Tensor | None = None) -> PolicyBatch:
+            given.append(old_log_prob)
+            return prepare(rows, old_log_prob)
+
+        monkeypatch.setattr(agent, "_prepare", spy)
+        while len(acted) < 6:
+            agent.observe(envs.step(choose(agent, envs, explore=True)))
+            if agent.rollout.full:
+                acted.append(weights(agent.actor))
+                steps = Transitions(agent.rollout.rows.flatten(0, 1).clone(), agent.layout, 0)
+                observation, action = steps.observation, steps.action
+                expected = agent.actor.policy.log_prob(agent.actor.policy(agent.actor.normalized(observation)), action)
+                metrics += agent.update()
+                agent.beside.wait()
+                learned.append(weights(agent.network))
+                if agent._compares_policies:
+                    told = given[-1]
+                    assert told is not None
+                    assert_close(told, expected)
+        return agent, acted, learned, metrics
+
+    def start_at_once(overlap: Overlap, function: Callable[..., list[Tensor]], *arguments: Any) -> None:
+        overlap.results = function(*arguments)
+
+    agent, acted, learned, metrics = play()
+    assert len(metrics) == 5 * agent.epochs * agent.minibatches and agent.updates == len(metrics) * 6 // 5
+    assert torch.equal(acted[0], learned[0])
+    for number in range(1, 6):
+        assert torch.equal(acted[number], learned[number - 1])
+        assert not torch.equal(acted[number], learned[number])
+    monkeypatch.setattr(Overlap, "start", start_at_once)
+    other, *_, other_metrics = play()
+    assert torch.equal(torch.stack(metrics), torch.stack(other_metrics))
+    assert torch.equal(weights(agent.network), weights(other.network))
+
+
+def weights(network: torch.nn.Module) -> Tensor:
+    return torch.cat([p.detach().flatten() for p in network.parameters()])
+
+
+def test_what_goes_wrong_beside_acting_is_raised() -> None:
+    agent = A2C(overlap=True, hidden_sizes=[4])
+    envs = start(agent, counting(AutoresetMode.SAME_STEP))
+    agent.learner.step = None  # type: ignore[method-assign, assignment]
+    with pytest.raises(TypeError, match="not callable"):
+        run(agent, envs, 60)

@@ -102,7 +102,11 @@ def ppo(**changes: Any) -> A2C:
     return A2C(**arguments | changes)
 
 
-AGENTS = {"dqn": dqn, "a2c": a2c, "ppo": ppo}
+def overlapped(**changes: Any) -> A2C:
+    return ppo(overlap=True, normalize_observations=True, normalize_rewards=True, normalize_advantages=False, **changes)
+
+
+AGENTS = {"dqn": dqn, "a2c": a2c, "ppo": ppo, "overlapped": overlapped}
 
 
 def rows(run: Path) -> list[dict[str, str]]:
