@@ -97,7 +97,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (EnvironmentFault, DivergedError, StudyFailed) as error:
         return _fail(str(error), RUN_FAILED)
     except Interrupted as error:
-        print(f"{error}", file=sys.stderr)
+        if os.environ.get("RANK", "0") == "0":  # of several processes one says it
+            print(f"{error}", file=sys.stderr)
         return 128 + error.signal
     return 0
 

@@ -249,6 +249,8 @@ class A2C(Agent):
         for name in ("gae_lambda", "vtrace_leak"):
             check_number("A2C", name, getattr(self, name), low=0.0, high=1.0)
         check_positive("A2C", vtrace_clip=self.vtrace_clip)
+        if self.advantage != "vtrace" and (self.vtrace_leak or self.vtrace_clip != 1.0):
+            raise ValueError(f"A2C: vtrace_leak and vtrace_clip need advantage 'vtrace', got {self.advantage!r}")
         check_non_negative("A2C", kl_coefficient=self.kl_coefficient)
         own = self.policy_loss.kl_coefficient if isinstance(self.policy_loss, ClippedSurrogateLoss) else 0.0
         if own and self.kl_coefficient:
@@ -436,9 +438,7 @@ class A2C(Agent):
         value = self.critic_loss.value(self._taken(self.network.criticize(observation), action)).view(shape)
         next_mask = None if rollout.next_action_mask is None else rollout.next_action_mask.flatten(0, 1)
         next_value = self._state_value(rollout.next_observation.flatten(0, 1), next_mask).view(shape)
-        mask = rollout.mask
-        # A row that only resets an environment is no step: what comes after it must not flow into it.
-        truncated = rollout.truncated if mask is None else rollout.truncated | ~mask
+        mask, truncated = rollout.mask, rollout.truncated
         reward = rollout.reward if self.reward_normalizer is None else self.reward_normalizer(rollout.reward)
         action_mask = None if rollout.action_mask is None else rollout.action_mask.flatten(0, 1)
         log_rho = torch.zeros_like(value)

@@ -19,11 +19,12 @@ from agents.parts.hyperparameters import check_learning, check_loss
 from agents.parts.networks import Activation, QNetwork, draw_noise
 from agents.parts.normalization import make_normalizer
 from agents.parts.optimization import Learner, call_with, flatten_parameters
-from agents.parts.processes import count_processes, own_share
+from agents.parts.processes import own_share
 from agents.parts.replay import Batch, PrioritizedReplay, Replay
 from agents.parts.spaces import Discrete
 from agents.parts.transition import Transitions
 from rlloss.core.checks import check_integer, check_non_negative, check_number, check_positive
+from rlloss.core.distributed import process_count
 from rlloss.rl.value import TDLoss, ValueLoss
 
 
@@ -185,7 +186,7 @@ class DQN(Agent):
         if self.own_capacity <= (self.window - 1) * self.spec.num_envs:
             raise ValueError(
                 f"DQN: replay_capacity must hold {self.window} steps of each environment, so be more than "
-                f"{(self.window - 1) * self.spec.num_envs * count_processes()}, got {self.replay_capacity}"
+                f"{(self.window - 1) * self.spec.num_envs * process_count()}, got {self.replay_capacity}"
             )
         self.num_actions = self.spec.action.n
         self.loss.to(self.device)

@@ -33,9 +33,9 @@ from torch import Tensor
 
 from agents.parts.device_envs import DeviceVectorEnv, Finished
 from agents.parts.errors import DivergedError, EnvironmentFault
-from agents.parts.processes import count_processes
 from agents.parts.spaces import Box, Discrete, EnvSpec, MultiDiscrete, Space
 from agents.parts.transition import Layout, Transitions
+from rlloss.core.distributed import process_count
 
 Vectorization = Literal["auto", "sync", "async"]
 
@@ -468,7 +468,7 @@ class Envs:
     def _record(self, reward: Any, done: np.ndarray, any_done: bool, resetting: np.ndarray | None) -> int:
         """Count steps and episodes; return how many rows of this step are transitions, of all processes."""
         # Several processes count resets too, since all must count the same and none knows of the others' resets.
-        processes = count_processes()
+        processes = process_count()
         count = len(done) * processes
         self._returns += reward
         self._lengths += 1

@@ -10,6 +10,7 @@ from torch import nn
 from agents.parts.networks import Activation
 from agents.parts.optimization import check_optimizer
 from rlloss.core.checks import check_choice, check_integer, check_non_negative, check_number, check_positive
+from rlloss.core.distributed import process_count
 
 
 def check_loss(owner: str, name: str, loss: nn.Module, *wanted: type[nn.Module]) -> None:
@@ -21,8 +22,11 @@ def check_loss(owner: str, name: str, loss: nn.Module, *wanted: type[nn.Module])
         raise ValueError(f"{owner}: {name} has parameters of its own, which the agent does not train")
     if not hasattr(loss, "reduction"):  # a TDLoss leaves it to its criterion
         loss, name = getattr(loss, "criterion", loss), f"{name}.criterion"
-    if getattr(loss, "reduction", "mean") == "none":
+    reduction = getattr(loss, "reduction", "mean")
+    if reduction == "none":
         raise ValueError(f"{owner}: {name}.reduction must be mean or sum, got none")
+    if reduction == "sum" and process_count() > 1:
+        raise ValueError(f"{owner}: {name}.reduction must be mean, of which several processes take the mean, got sum")
 
 
 def check_learning(

@@ -19,7 +19,7 @@ from torch._dynamo.exc import TorchDynamoException
 from torch.overrides import TorchFunctionMode
 
 from agents.parts.exploration import linear_schedule
-from agents.parts.processes import count_processes, sum_over_processes
+from rlloss.core.distributed import mean_over_processes, process_count
 
 # These update every element by itself, so one flat tensor of all parameters gives the same numbers as many small
 # ones, in one kernel launch instead of one per parameter.
@@ -142,7 +142,7 @@ def call_with(flat: Tensor, module: nn.Module, function: Callable[..., Any], *ar
 def _average_over_processes(gradient: Tensor, metrics: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
     """The mean over processes, of gradient and metrics in one message."""
     together = torch.cat([gradient, torch.stack(list(metrics.values()))])
-    mean = sum_over_processes(together) / count_processes()
+    mean = mean_over_processes(together)
     return mean[: len(gradient)], dict(zip(metrics, mean[len(gradient) :], strict=True))
 
 
@@ -243,7 +243,7 @@ class Learner:
         loss, metrics = self._compute_loss(*batch)
         gradients = torch.autograd.grad(loss, self.parameters, allow_unused=True, materialize_grads=True)
         flat = torch.cat([gradient.reshape(-1) for gradient in gradients])
-        if count_processes() > 1:
+        if process_count() > 1:
             flat, metrics = _average_over_processes(flat, metrics)
         flat, row = self._clip(flat, metrics)
         if self.flat is not None:

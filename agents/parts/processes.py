@@ -9,11 +9,14 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+from rlloss.core.distributed import process_count
 
 T = TypeVar("T")
 
@@ -26,21 +29,17 @@ def join_processes(device: str) -> Iterator[None]:
         return
     if device == "cuda":
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    dist.init_process_group("nccl" if device == "cuda" else "gloo")
+    # The others wait as long as an evaluation takes; torchrun ends them where one process fails.
+    dist.init_process_group("nccl" if device == "cuda" else "gloo", timeout=timedelta(days=1))
     try:
         yield
     finally:
         dist.destroy_process_group()
 
 
-def count_processes() -> int:
-    """How many processes train together."""
-    return dist.get_world_size() if dist.is_initialized() else 1
-
-
 def own_rank() -> int:
     """The number of this process, from 0; the first one also evaluates and writes."""
-    return dist.get_rank() if dist.is_initialized() else 0
+    return dist.get_rank() if process_count() > 1 else 0
 
 
 def own_share(function: str, name: str, number: int) -> int:
@@ -49,22 +48,24 @@ def own_share(function: str, name: str, number: int) -> int:
     Raises:
         ValueError: It cannot be shared evenly.
     """
-    share, left = divmod(number, count_processes())
+    share, left = divmod(number, process_count())
     if left:
-        raise ValueError(f"{function}: {name} must be a multiple of the {count_processes()} processes, got {number}")
+        raise ValueError(f"{function}: {name} must be a multiple of the {process_count()} processes, got {number}")
     return share
 
 
 def sum_over_processes(tensor: Tensor) -> Tensor:
-    """The sum of all processes' tensors, for each of them; in place where there are several."""
-    if count_processes() > 1:
-        dist.all_reduce(tensor)
-    return tensor
+    """The sum of all processes' tensors, for each of them."""
+    if process_count() == 1:
+        return tensor
+    total = tensor.clone()
+    dist.all_reduce(total)
+    return total
 
 
 def largest_of_processes(number: int) -> int:
     """The largest number of all processes."""
-    if count_processes() == 1:
+    if process_count() == 1:
         return number
     device = "cuda" if dist.get_backend() == "nccl" else "cpu"
     tensor = torch.tensor(number, device=device)
@@ -74,7 +75,7 @@ def largest_of_processes(number: int) -> int:
 
 def from_first_process(make: Callable[[], T]) -> T:
     """What the first process makes, for all of them."""
-    if count_processes() == 1:
+    if process_count() == 1:
         return make()
     made = [make() if own_rank() == 0 else None]
     dist.broadcast_object_list(made)
@@ -83,5 +84,5 @@ def from_first_process(make: Callable[[], T]) -> T:
 
 def wait_for_processes() -> None:
     """Go on when all processes are here."""
-    if count_processes() > 1:
+    if process_count() > 1:
         dist.barrier()

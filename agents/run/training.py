@@ -23,7 +23,6 @@ from agents.parts.device_envs import DeviceVectorEnv
 from agents.parts.envs import Envs, Vectorization, can_capture, make_vec
 from agents.parts.errors import DivergedError, EnvironmentFault
 from agents.parts.processes import (
-    count_processes,
     from_first_process,
     join_processes,
     largest_of_processes,
@@ -35,6 +34,7 @@ from agents.run.configuration import describe, dump_config, flatten, load_config
 from agents.run.evaluation import MAX_ENVS, Device, Evaluation, choose, choose_device, play
 from agents.run.tracking import Progress, Tracker
 from rlloss.core.checks import check_choice, check_integer
+from rlloss.core.distributed import process_count
 
 # Evaluations while training see other episodes than training does, the same ones each time.
 EVALUATION_SEED_OFFSET = 1_000_003
@@ -43,6 +43,10 @@ EVALUATION_SEED_OFFSET = 1_000_003
 # where acting and stepping are compiled with it, it saves 1 to 2 ms.
 UPDATES_WORTH_COMPILING = 50_000
 UPDATES_WORTH_COMPILING_ON_DEVICE = 15_000
+
+
+# How often several processes ask each other whether one was told to stop: a message takes as long as a step or two.
+_ROUNDS_BETWEEN_MESSAGES = 16
 
 
 class Interrupted(Exception):
@@ -128,6 +132,8 @@ def train(
     name: str = "run",
 ) -> Path:
     """Train an agent, and leave a run directory behind.
+
+    Called by several processes (torchrun, or an initialised ``torch.distributed``), they train one agent together.
 
     Every count of steps is in environment steps, summed over environments.
 
@@ -276,12 +282,13 @@ def _load_checkpoint(run: Path) -> dict[str, Any]:
     """
     path = _checkpoint_path(run)
     state = load_checkpoint(path, torch.device("cpu"))
-    if not isinstance(state, dict) or not {"agent", "envs", "tracker", "processes"} <= state.keys():
+    if not isinstance(state, dict) or not {"agent", "envs", "tracker"} <= state.keys():
         raise ValueError(f"{path} is not the checkpoint of a run")
-    if state["processes"] != count_processes():
+    processes = state.get("processes", 1)
+    if processes != process_count():
         raise ValueError(
-            f"{run} was trained by {state['processes']} processes, and goes on with as many (torchrun "
-            f"--nproc-per-node {state['processes']}), got {count_processes()}"
+            f"{run} was trained by {processes} processes, and goes on with as many (torchrun --nproc-per-node "
+            f"{processes}), got {process_count()}"
         )
     steps = int(state["envs"]["steps"])
     if largest_of_processes(steps) != steps or largest_of_processes(-steps) != -steps:
@@ -306,7 +313,7 @@ def _compile(choice: str, agent: Agent, settings: Settings, envs: Envs) -> Liter
     """Resolve "auto": compile where that saves more time than it takes."""
     if choice != "auto":
         return "on" if choice == "on" else "off"
-    on_device = isinstance(envs.env, DeviceVectorEnv) and count_processes() == 1
+    on_device = isinstance(envs.env, DeviceVectorEnv) and process_count() == 1
     enough = UPDATES_WORTH_COMPILING_ON_DEVICE if on_device else UPDATES_WORTH_COMPILING
     long_enough = agent.count_updates(settings.steps, settings.num_envs) >= enough
     compiler = settings.device == "cuda" or shutil.which(os.environ.get("CXX", "g++")) is not None
@@ -369,6 +376,10 @@ def catch_signals() -> Iterator[Stop]:
             signal.signal(number, handler)
 
 
+class _StoppedEarly(Exception):
+    """An evaluation is not needed any more."""
+
+
 class _Run:
     """One run, from where its agent and environments stand to its last step."""
 
@@ -407,7 +418,7 @@ class _Run:
             return self._evaluate_and_log()
         except (Interrupted, EnvironmentFault) as error:
             # A fault is one process's: the others' checkpoints would be of other steps.
-            if isinstance(error, Interrupted) or count_processes() == 1:
+            if isinstance(error, Interrupted) or process_count() == 1:
                 self._checkpoint()
             raise
 
@@ -415,9 +426,12 @@ class _Run:
         agent, envs, tracker, settings = self.agent, self.envs, self.tracker, self.settings
         next_checkpoint = _next(envs.steps, settings.checkpoint_every)
         next_row = self._next_row()
+        rounds = 0
         while envs.steps < settings.steps:
-            if count_processes() == 1 or envs.steps >= next_row:  # several have to agree, which takes a message
+            # Several processes have to agree on when they stop, which takes a message.
+            if process_count() == 1 or rounds % _ROUNDS_BETWEEN_MESSAGES == 0:
                 self._check_signals()
+            rounds += 1
             # What is due comes before the step, so that a run which was stopped here does it when it goes on.
             if envs.steps >= next_row:
                 if envs.steps >= self._next_evaluation():
@@ -438,7 +452,7 @@ class _Run:
     def _advance(self, steps: int) -> None:
         """Step all environments once and learn; on the device, as often as is good, up to ``steps`` or just beyond."""
         agent, envs = self.agent, self.envs
-        if isinstance(envs.env, DeviceVectorEnv) and count_processes() == 1:
+        if isinstance(envs.env, DeviceVectorEnv) and process_count() == 1:
             played = agent.play_on_device(envs.env, steps)
             if played is not None:
                 envs.follow(played.finished)
@@ -456,7 +470,13 @@ class _Run:
     def _check_signals(self) -> None:
         number = largest_of_processes(self.stop.number or 0)
         if number:
-            raise Interrupted(number, f"python -m agents resume {self.run}")
+            start = "python" if process_count() == 1 else f"torchrun --nproc-per-node {process_count()}"
+            raise Interrupted(number, f"{start} -m agents resume {self.run}")
+
+    def _stop_early(self) -> None:
+        """End an evaluation that others wait for, so that all hear of the signal soon."""
+        if self.stop.number is not None:
+            raise _StoppedEarly
 
     def _evaluate_and_log(self) -> Evaluation | None:
         """Evaluate, keep the model where it is the best of the evaluations that eval_every asks for, write a row.
@@ -466,7 +486,10 @@ class _Run:
         if own_rank():
             self.tracker.log(self.envs.steps, self.agent.status(), {})
             return None
-        evaluation = self._evaluate()
+        try:
+            evaluation = self._evaluate()
+        except _StoppedEarly:
+            return None
         if self.envs.steps >= self._next_evaluation():
             self._keep_best(evaluation)
         numbers = {"eval_return_mean": evaluation.mean, "eval_return_std": evaluation.std}
@@ -486,7 +509,7 @@ class _Run:
             "agent": self.agent.state_dict(),
             "envs": self.envs.state_dict(),
             "tracker": self.tracker.state_dict(),
-            "processes": count_processes(),
+            "processes": process_count(),
         }
         save_checkpoint(_checkpoint_path(self.run), state)
         if own_rank() == 0:
@@ -502,7 +525,7 @@ class _Run:
                 envs,
                 settings.eval_episodes,
                 seed=settings.seed + EVALUATION_SEED_OFFSET,
-                before_step=self._check_signals if count_processes() == 1 else None,
+                before_step=self._check_signals if process_count() == 1 else self._stop_early,
             )
         finally:
             envs.close()
@@ -518,7 +541,7 @@ def _headline(agent: Agent, envs: Envs, settings: Settings) -> str:
     parameters = sum(p.numel() for p in agent.model.parameters())
     text = (
         f"{type(agent).__name__} on {settings.env}: {settings.num_envs} environments, {parameters:,} parameters, "
-        f"{'' if count_processes() == 1 else f'{count_processes()} processes, '}"
+        f"{'' if process_count() == 1 else f'{process_count()} processes, '}"
         f"device {settings.device}, {settings.threads} threads, compile {settings.compile}, seed {settings.seed}"
     )
     if not can_capture(envs.env):

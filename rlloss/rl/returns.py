@@ -77,9 +77,9 @@ def _reverse_scan(addend: Tensor, factor: Tensor) -> Tensor:
 
     A step is an affine map, and maps compose: each pass doubles how many steps lie in one map, so that a thousand steps
     take ten passes (Hillis and Steele, "Data parallel algorithms", 1986). Factors are multiplied and never divided by,
-    so 0 is one like any other.
+    so 0 is one like any other; a product of many stays finite, since 0 of another episode times infinity is NaN.
     """
-    length = addend.shape[0]
+    length, largest = addend.shape[0], torch.finfo(addend.dtype).max
     if 0 < length <= SHORT:
         carry = addend[-1]
         results = [carry]
@@ -90,7 +90,7 @@ def _reverse_scan(addend: Tensor, factor: Tensor) -> Tensor:
     steps, factor = 1, factor[:-1]
     while steps < length:
         addend = _after(addend, factor, addend, steps)
-        factor = factor[:-steps] * factor[steps:]
+        factor = (factor[:-steps] * factor[steps:]).clamp(-largest, largest)
         steps *= 2
     return addend
 

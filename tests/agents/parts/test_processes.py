@@ -18,7 +18,6 @@ from torch.testing import assert_close
 
 from agents import A2C, DQN
 from agents.parts.processes import (
-    count_processes,
     from_first_process,
     largest_of_processes,
     own_rank,
@@ -28,6 +27,7 @@ from agents.parts.processes import (
 )
 from agents.parts.spaces import Box, Discrete, EnvSpec
 from agents.parts.transition import Transitions, pack
+from rlloss.core.distributed import process_count
 from tests.agents.run.probes import model_bytes, rows
 
 PROCESSES = 2
@@ -36,7 +36,7 @@ ENVS, LENGTH = 6, 5
 
 def test_one_process_needs_nobody() -> None:
     tensor = torch.ones(2)
-    assert (count_processes(), own_rank(), own_share("train", "num_envs", 7)) == (1, 0, 7)
+    assert (process_count(), own_rank(), own_share("train", "num_envs", 7)) == (1, 0, 7)
     assert sum_over_processes(tensor) is tensor and largest_of_processes(-3) == -3
     assert from_first_process(lambda: "made") == "made"
     wait_for_processes()
