@@ -63,14 +63,17 @@ class Clock:
         if self.first is None and done >= self.steps // 3:
             self.first = time.perf_counter(), done
 
+    def seconds(self) -> float:
+        """Since the start."""
+        return time.perf_counter() - self.began
+
     def stop(self, done: int, returns: list[float]) -> Result:
         """The run is over, and its episodes had these returns."""
-        end = time.perf_counter()
         assert self.first is not None
-        seconds, before = end - self.first[0], self.first[1]
+        seconds, before = time.perf_counter() - self.first[0], self.first[1]
         last = returns[-100:]
         mean_return = sum(last) / len(last) if last else float("nan")
-        return Result((done - before) / seconds, done / (end - self.began), mean_return)
+        return Result((done - before) / seconds, done / self.seconds(), mean_return)
 
 
 def epsilon_at(step: int) -> float:

@@ -6,7 +6,6 @@ the seed; a peer's package is imported when it runs.
 
 from __future__ import annotations
 
-import warnings
 from functools import partial
 from typing import Any
 
@@ -158,7 +157,8 @@ def tianshou_dqn(num_envs: int, steps: int, seed: int) -> Result:
     from tianshou.algorithm import DQN
     from tianshou.algorithm.modelfree.dqn import DiscreteQLearningPolicy
     from tianshou.algorithm.optim import AdamOptimizerFactory
-    from tianshou.data import VectorReplayBuffer
+    from tianshou.data import Collector, VectorReplayBuffer
+    from tianshou.env import DummyVectorEnv
     from tianshou.trainer import OffPolicyTrainerParams
     from tianshou.utils.net.common import Net
 
@@ -171,21 +171,24 @@ def tianshou_dqn(num_envs: int, steps: int, seed: int) -> Result:
         policy=policy, optim=AdamOptimizerFactory(lr=DQN_LEARNING_RATE), gamma=DISCOUNT, is_double=False,
         target_update_freq=UPDATES_PER_TARGET, huber_loss_delta=1.0,
     )  # fmt: skip
-    collector, returns = _collect(algorithm, num_envs, seed, VectorReplayBuffer(REPLAY_CAPACITY, num_envs))
+    replay, returns = VectorReplayBuffer(REPLAY_CAPACITY, num_envs), _Returns(num_envs)
+    envs = _make_tianshou_envs(DummyVectorEnv, num_envs, seed)
+    collector = Collector(algorithm, envs, replay, exploration_noise=True, on_step_hook=returns)
+    collector.reset()
     collector.collect(n_step=LEARNING_STARTS, random=True)
     a_round = STEPS_PER_UPDATE * num_envs  # a step of the trainer: this many environment steps, then their updates
 
     def before_step(epoch: int, step: int) -> None:
-        clock.tick(step)
-        policy.set_eps_training(epsilon_at(step))
+        clock.tick(LEARNING_STARTS + step)
+        policy.set_eps_training(epsilon_at(LEARNING_STARTS + step))
 
     parameters = OffPolicyTrainerParams(
-        training_collector=collector, max_epochs=1, epoch_num_steps=steps, collection_step_num_env_steps=a_round,
-        batch_size=BATCH_SIZE, update_step_num_gradient_steps_per_sample=1 / STEPS_PER_UPDATE, training_fn=before_step,
-        verbose=False, show_progress=False,
+        training_collector=collector, max_epochs=1, epoch_num_steps=steps - LEARNING_STARTS,
+        collection_step_num_env_steps=a_round, batch_size=BATCH_SIZE, training_fn=before_step, verbose=False,
+        update_step_num_gradient_steps_per_sample=1 / STEPS_PER_UPDATE, show_progress=False,
     )  # fmt: skip
     algorithm.run_training(parameters)
-    return clock.stop(steps, returns)
+    return clock.stop(steps, returns.finished)
 
 
 def tianshou_a2c(num_envs: int, steps: int, seed: int) -> Result:
@@ -193,7 +196,8 @@ def tianshou_a2c(num_envs: int, steps: int, seed: int) -> Result:
     from tianshou.algorithm import A2C
     from tianshou.algorithm.modelfree.reinforce import DiscreteActorPolicy
     from tianshou.algorithm.optim import RMSpropOptimizerFactory
-    from tianshou.data import VectorReplayBuffer
+    from tianshou.data import Collector, VectorReplayBuffer
+    from tianshou.env import DummyVectorEnv
     from tianshou.trainer import OnPolicyTrainerParams
     from tianshou.utils.net.common import Net
     from tianshou.utils.net.discrete import DiscreteActor, DiscreteCritic
@@ -210,42 +214,39 @@ def tianshou_a2c(num_envs: int, steps: int, seed: int) -> Result:
         optim=RMSpropOptimizerFactory(lr=A2C_LEARNING_RATE, **RMSPROP),
     )  # fmt: skip
     a_round = ROLLOUT_LENGTH * num_envs
-    collector, returns = _collect(algorithm, num_envs, seed, VectorReplayBuffer(a_round, num_envs))
+    rollout, returns = VectorReplayBuffer(a_round, num_envs), _Returns(num_envs)
+    envs = _make_tianshou_envs(DummyVectorEnv, num_envs, seed)
+    collector = Collector(algorithm, envs, rollout, on_step_hook=returns)
+    collector.reset()
     parameters = OnPolicyTrainerParams(
         training_collector=collector, max_epochs=1, epoch_num_steps=steps, collection_step_num_env_steps=a_round,
         batch_size=None, training_fn=lambda epoch, step: clock.tick(step), verbose=False, show_progress=False,
     )  # fmt: skip
     algorithm.run_training(parameters)
-    return clock.stop(steps, returns)
+    return clock.stop(steps, returns.finished)
 
 
-def _collect(algorithm: Any, num_envs: int, seed: int, buffer: Any) -> tuple[Any, list[float]]:
-    """A collector that is ready to go, and the list that the returns of its episodes go into."""
-    from tianshou.data import Collector
-    from tianshou.data.collector import StepHook
-    from tianshou.env import DummyVectorEnv
+class _Returns:
+    """Adds up the rewards of Tianshou's episodes, which its collector hands over step by step."""
 
-    class Listing(StepHook):  # type: ignore[misc, unused-ignore]
-        """Adds rewards up."""
+    def __init__(self, num_envs: int) -> None:
+        self.running = np.zeros(num_envs)
+        self.finished: list[float] = []
 
-        def __init__(self) -> None:
-            self.running = np.zeros(num_envs)
-            self.returns: list[float] = []
+    def __call__(self, action_batch: Any, rollout_batch: Any) -> None:
+        """A step of all environments."""
+        self.running += rollout_batch.rew
+        ended = np.flatnonzero(rollout_batch.done)
+        self.finished += self.running[ended].tolist()
+        self.running[ended] = 0.0
 
-        def __call__(self, action_batch: Any, rollout_batch: Any) -> None:
-            self.running += rollout_batch.rew
-            for index in np.flatnonzero(rollout_batch.done):
-                self.returns.append(float(self.running[index]))
-                self.running[index] = 0.0
 
+def _make_tianshou_envs(kind: Any, num_envs: int, seed: int) -> Any:
     np.random.seed(seed)
     torch.manual_seed(seed)
-    envs = DummyVectorEnv([partial(gymnasium.make, ENV)] * num_envs)
+    envs = kind([partial(gymnasium.make, ENV)] * num_envs)
     envs.seed(seed)
-    listing = Listing()
-    collector = Collector(algorithm, envs, buffer, exploration_noise=True, on_step_hook=listing)
-    collector.reset()
-    return collector, listing.returns
+    return envs
 
 
 # TorchRL
@@ -254,6 +255,7 @@ def _collect(algorithm: Any, num_envs: int, seed: int, buffer: Any) -> tuple[Any
 def torchrl_dqn(num_envs: int, steps: int, seed: int) -> Result:
     """TorchRL's DQN loss, collector and replay buffer."""
     from tensordict.nn import TensorDictSequential
+    from torchrl.collectors import Collector
     from torchrl.data import LazyTensorStorage, TensorDictReplayBuffer
     from torchrl.modules import EGreedyModule, QValueActor
     from torchrl.objectives import DQNLoss, HardUpdate
@@ -269,7 +271,8 @@ def torchrl_dqn(num_envs: int, steps: int, seed: int) -> Result:
     replay = TensorDictReplayBuffer(storage=LazyTensorStorage(REPLAY_CAPACITY), batch_size=BATCH_SIZE)
     a_round = STEPS_PER_UPDATE * num_envs
     done, returns = 0, list[float]()
-    for data in _torchrl_collector(env, TensorDictSequential(actor, greedy), a_round, steps):
+    policy = TensorDictSequential(actor, greedy)
+    for data in Collector(env, policy, frames_per_batch=a_round, total_frames=steps, trust_policy=True):
         done += data.numel()
         clock.tick(done)
         data = data.reshape(-1)
@@ -288,6 +291,7 @@ def torchrl_dqn(num_envs: int, steps: int, seed: int) -> Result:
 def torchrl_a2c(num_envs: int, steps: int, seed: int) -> Result:
     """TorchRL's A2C loss, advantage and collector."""
     from tensordict.nn import TensorDictModule
+    from torchrl.collectors import Collector
     from torchrl.modules import OneHotCategorical, ProbabilisticActor, ValueOperator
     from torchrl.objectives import A2CLoss
     from torchrl.objectives.value import GAE
@@ -303,7 +307,8 @@ def torchrl_a2c(num_envs: int, steps: int, seed: int) -> Result:
     loss = A2CLoss(actor, critic, loss_critic_type="l2", entropy_bonus=False, critic_coeff=VALUE_COEFFICIENT)
     optimizer = torch.optim.RMSprop(loss.parameters(), lr=A2C_LEARNING_RATE, **RMSPROP)
     done, returns = 0, list[float]()
-    for data in _torchrl_collector(env, actor, ROLLOUT_LENGTH * num_envs, steps):
+    a_round = ROLLOUT_LENGTH * num_envs
+    for data in Collector(env, actor, frames_per_batch=a_round, total_frames=steps, trust_policy=True):
         done += data.numel()
         clock.tick(done)
         returns += _torchrl_returns(data)
@@ -324,12 +329,6 @@ def _make_torchrl_env(num_envs: int, seed: int) -> Any:
     env.set_seed(seed)
     torch.manual_seed(seed)
     return env
-
-
-def _torchrl_collector(env: Any, policy: Any, frames: int, steps: int) -> Any:
-    from torchrl.collectors import Collector
-
-    return Collector(env, policy, frames_per_batch=frames, total_frames=steps, trust_policy=True, device="cpu")
 
 
 def _torchrl_returns(data: Any) -> list[float]:
@@ -395,7 +394,3 @@ def single_file_dqn(num_envs: int, steps: int, seed: int) -> Result:
                 target.load_state_dict(online.state_dict())
     envs.close()
     return clock.stop(steps // num_envs * num_envs, returns)
-
-
-warnings.filterwarnings("ignore", module="torchrl")
-warnings.filterwarnings("ignore", module="tensordict")
