@@ -7,11 +7,10 @@ they are compared with autograd and torch.optim.
 
 from __future__ import annotations
 
-import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from itertools import pairwise
-from typing import Any, Literal
+from typing import Literal
 
 import gymnasium
 import torch
@@ -32,10 +31,9 @@ from timing import (
     STEPS_PER_UPDATE,
     VALUE_COEFFICIENT,
     Result,
+    seconds_of,
 )
 from torch import Tensor, nn
-
-SECONDS = 0.5  # how long each part is timed
 
 
 class HandMLP:
@@ -219,14 +217,15 @@ def _a2c_loss(policy: nn.Module, critic: nn.Module, *batch: Tensor) -> Tensor:
     observation, action, reward, discount, last_observation = batch
     value = critic(observation).squeeze(-1)
     with torch.no_grad():
-        following, returns = critic(last_observation).squeeze(-1), []
+        following, returns = critic(last_observation).squeeze(-1), list[Tensor]()
         for t in range(len(reward) - 1, -1, -1):
             following = reward[t] + discount[t] * following
             returns.insert(0, following)
         wanted = torch.stack(returns)
     log_prob = policy(observation).log_softmax(-1).gather(-1, action.unsqueeze(-1)).squeeze(-1)
     policy_loss = -(log_prob * (wanted - value.detach())).mean()
-    return policy_loss + VALUE_COEFFICIENT * F.mse_loss(value, wanted)
+    loss: Tensor = policy_loss + VALUE_COEFFICIENT * F.mse_loss(value, wanted)
+    return loss
 
 
 def _compare(
@@ -245,16 +244,6 @@ def _compare(
         with torch.no_grad():
             update.step(*batch)
     torch.testing.assert_close(update.flat, torch.cat([p.detach().flatten() for p in parameters]))
-
-
-def seconds_of(function: Callable[[], Any]) -> float:
-    """Mean time of a call."""
-    function()
-    calls, began = 0, time.perf_counter()
-    while time.perf_counter() - began < SECONDS:
-        function()
-        calls += 1
-    return (time.perf_counter() - began) / calls
 
 
 def time_envs(num_envs: int, seed: int) -> float:

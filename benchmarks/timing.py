@@ -1,10 +1,10 @@
-"""What every training run of train_speed.py has in common: the task, its settings, and the clock."""
+"""What the training runs of train_speed.py have in common: the task, its settings, and the clock."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 ENV = "CartPole-v1"
 DISCOUNT = 0.99
@@ -74,6 +74,16 @@ class Clock:
         last = returns[-100:]
         mean_return = sum(last) / len(last) if last else float("nan")
         return Result((done - before) / seconds, done / self.seconds(), mean_return)
+
+
+def seconds_of(function: Callable[[], Any], seconds: float = 0.5) -> float:
+    """Mean time of a call, of as many as fit into ``seconds`` after the first."""
+    function()
+    calls, began = 0, time.perf_counter()
+    while calls == 0 or time.perf_counter() - began < seconds:
+        function()
+        calls += 1
+    return (time.perf_counter() - began) / calls
 
 
 def epsilon_at(step: int) -> float:

@@ -1,4 +1,4 @@
-"""What train_speed.py compares with in PyTorch: DQN and A2C on CartPole with the settings of timing.py, a peer at a time.
+"""DQN and A2C of other PyTorch libraries on CartPole, with the settings of timing.py, for train_speed.py.
 
 A peer is used as its own examples use it. Every function takes the number of environments, of environment steps, and
 the seed; a peer's package is imported when it runs.
@@ -41,7 +41,7 @@ from timing import (
 )
 from torch import nn
 
-RMSPROP = {"alpha": RMSPROP_DECAY, "eps": RMSPROP_EPS}
+RMSPROP: dict[str, Any] = {"alpha": RMSPROP_DECAY, "eps": RMSPROP_EPS}
 
 # Stable-Baselines3
 
@@ -386,7 +386,7 @@ def single_file_dqn(num_envs: int, steps: int, seed: int) -> Result:
                 wanted = r + DISCOUNT * (1 - ended) * target(y).amax(1)
             loss = F.smooth_l1_loss(online(x).gather(1, a.unsqueeze(1)).squeeze(1), wanted)
             optimizer.zero_grad()
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call, unused-ignore]
             nn.utils.clip_grad_norm_(online.parameters(), DQN_MAX_GRAD_NORM)
             optimizer.step()
             updates += 1

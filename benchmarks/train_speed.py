@@ -5,13 +5,13 @@
     python benchmarks/train_speed.py --only floor rlloss --repeats 1
     python benchmarks/train_speed.py --cold                      # ours compiles without what it compiled before
 
-All have the same networks, optimisers, batch sizes, update ratios (timing.py) and one thread. They take turns, each run
-in a process of its own, so that the ratios hold where the machine's speed drifts: they are of runs of the same turn, and
-the table has their medians. A peer that is not installed is left out.
+All have the same networks, optimisers, batch sizes, update ratios (timing.py) and one thread. They take turns, each
+run in a process of its own, so that the ratios hold where the machine's speed drifts: they are of runs of the same
+turn, and the table has their medians. A peer that is not installed is left out. Single runs go to stderr as they end.
 
-- "steps/s" is the speed of the last two thirds of a run; "from start" that of the whole run, which has making everything
-  and compiling in it (and for ours the last evaluation and checkpoint); "start-up" is the difference in seconds.
-  Importing is in none.
+- "steps/s" is the speed of the last two thirds of a run (of all of it where it is one call, JAX's); "from start" that
+  of the whole run, which has making everything and compiling in it (and for ours the last evaluation and checkpoint);
+  "start-up" is the difference in seconds. Importing is in none.
 - "return" is the mean of the last 100 episodes: a fast run that learns nothing is not a fast run.
 - The last columns say how many times as fast as the row ours is: eager, compiled, and on the device, where
   environments, acting and learning are one graph.
@@ -25,6 +25,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 import tempfile
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
@@ -108,7 +109,7 @@ def run_ours(
     clock = Clock(steps)
     with tempfile.TemporaryDirectory() as folder:
         run = train(
-            make(), env, num_envs=num_envs, steps=steps, seed=seed, log_every=max(steps // 60, 1), tensorboard=False,
+            make(), env, num_envs=num_envs, steps=steps, seed=seed, log_every=max(steps // 60, 1_000), tensorboard=False,
             progress=False, run_dir=folder, eval_episodes=1, device="cpu", compile=compiled,
         )  # fmt: skip
         whole = clock.seconds()
@@ -149,7 +150,7 @@ def ours(make: Callable[[], Agent]) -> dict[str, Run]:
     }
 
 
-DQN_RUNS = {
+DQN_RUNS: dict[str, Run] = {
     **ours(make_dqn),
     "SB3": sb3_dqn,
     "Tianshou": tianshou_dqn,
@@ -158,7 +159,7 @@ DQN_RUNS = {
     "JAX, whole loop": partial(run_jax, "dqn"),
     FLOOR: floor_dqn,
 }
-A2C_RUNS = {
+A2C_RUNS: dict[str, Run] = {
     **ours(make_a2c),
     "SB3": sb3_a2c,
     "SB3, vectorised": partial(sb3_a2c, vectorized=True),
@@ -219,6 +220,7 @@ def measure(case: Case, names: list[str], repeats: int, cold: bool) -> dict[str,
     for seed in range(repeats):
         for name in names:
             results[name].append(in_new_process(case.runs[name], case, seed, cold))
+            print(f"{case.name}: {name}: {results[name][-1]}", file=sys.stderr, flush=True)
     return results
 
 
