@@ -1,7 +1,8 @@
 """DQN and A2C on CartPole as whole training loops in JAX, in the manner of purejaxrl, for train_speed.py.
 
 Environments (gymnax's), acting, replay, gradient steps (Optax) and resets are one ``lax.scan``, compiled once: the
-host has no part in it. The settings are those of timing.py. Import this module before JAX, which takes its number of threads from here.
+host has no part in it. The settings are those of timing.py. Import this module before JAX, which takes its number of
+threads from here.
 """
 
 from __future__ import annotations

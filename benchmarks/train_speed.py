@@ -109,8 +109,8 @@ def run_ours(
     clock = Clock(steps)
     with tempfile.TemporaryDirectory() as folder:
         run = train(
-            make(), env, num_envs=num_envs, steps=steps, seed=seed, log_every=max(steps // 60, 1_000), tensorboard=False,
-            progress=False, run_dir=folder, eval_episodes=1, device="cpu", compile=compiled,
+            make(), env, num_envs=num_envs, steps=steps, seed=seed, device="cpu", compile=compiled,
+            log_every=max(steps // 60, 1_000), eval_episodes=1, tensorboard=False, progress=False, run_dir=folder,
         )  # fmt: skip
         whole = clock.seconds()
         with (run / "metrics.csv").open() as file:
