@@ -323,9 +323,11 @@ def torchrl_a2c(num_envs: int, steps: int, seed: int) -> Result:
 
 
 def _make_torchrl_env(num_envs: int, seed: int) -> Any:
-    from torchrl.envs import GymEnv, RewardSum, TransformedEnv
+    from torchrl.envs import GymEnv, RewardSum, SerialEnv, TransformedEnv
 
-    env = TransformedEnv(GymEnv(ENV, num_envs=num_envs, device="cpu"), RewardSum())
+    make = partial(GymEnv, ENV, device="cpu")
+    # With num_envs GymEnv would give each environment a process.
+    env = TransformedEnv(make() if num_envs == 1 else SerialEnv(num_envs, make), RewardSum())
     env.set_seed(seed)
     torch.manual_seed(seed)
     return env

@@ -12,7 +12,8 @@ turn, and the table has their medians. A peer that is not installed is left out.
 - "steps/s" is the speed of the last two thirds of a run (of all of it where it is one call, JAX's); "from start" that
   of the whole run, which has making everything and compiling in it (and for ours the last evaluation and checkpoint);
   "start-up" is the difference in seconds. Importing is in none.
-- "return" is the mean of the last 100 episodes: a fast run that learns nothing is not a fast run.
+- "return" is the mean of the last 100 episodes: a fast run that learns nothing is not a fast run. A peer that would
+  take hours trains for fewer steps, which stand beside it.
 - The last columns say how many times as fast as the row ours is: eager, compiled, and on the device, where
   environments, acting and learning are one graph.
 - "floor" (floor.py) is stepping the environments and gradient steps by hand, and nothing else: its ratio is our share.
@@ -135,6 +136,10 @@ class Case(NamedTuple):
     steps: int
     runs: dict[str, Run]
 
+    def steps_of(self, name: str) -> int:
+        """Environment steps of a row's runs."""
+        return min(self.steps, MOST_STEPS.get(name, self.steps))
+
     @property
     def name(self) -> str:
         """What is trained."""
@@ -176,6 +181,9 @@ PACKAGES = {
     "JAX, whole loop": ["jax", "gymnax", "optax"],
 }
 
+# Environment steps at most of those that would take hours.
+MOST_STEPS = {"Tianshou": 100_000, "TorchRL": 30_000}
+
 
 def without(runs: dict[str, Run], *names: str) -> dict[str, Run]:
     """All rows but these."""
@@ -207,11 +215,11 @@ def _start_process(cold: bool) -> None:
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = tempfile.mkdtemp()
 
 
-def in_new_process(run: Run, case: Case, seed: int, cold: bool) -> Result:
-    """One run."""
+def in_new_process(case: Case, name: str, seed: int, cold: bool) -> Result:
+    """One run of a row."""
     context = get_context("spawn")
     with ProcessPoolExecutor(1, mp_context=context, initializer=_start_process, initargs=(cold,)) as pool:
-        return pool.submit(run, case.num_envs, case.steps, seed).result()
+        return pool.submit(case.runs[name], case.num_envs, case.steps_of(name), seed).result()
 
 
 def measure(case: Case, names: list[str], repeats: int, cold: bool) -> dict[str, list[Result]]:
@@ -219,7 +227,7 @@ def measure(case: Case, names: list[str], repeats: int, cold: bool) -> dict[str,
     results: dict[str, list[Result]] = {name: [] for name in names}
     for seed in range(repeats):
         for name in names:
-            results[name].append(in_new_process(case.runs[name], case, seed, cold))
+            results[name].append(in_new_process(case, name, seed, cold))
             print(f"{case.name}: {name}: {results[name][-1]}", file=sys.stderr, flush=True)
     return results
 
@@ -238,10 +246,12 @@ def row(case: Case, name: str, results: dict[str, list[Result]]) -> str:
     speed = median(run.speed for run in runs)
     cells = [case.name, name, f"{speed:,.0f}", "", "", ""]
     if name != FLOOR:
-        start_up = median(case.steps / run.whole - case.steps / run.speed for run in runs)
+        steps = case.steps_of(name)
+        start_up = median(steps / run.whole - steps / run.speed for run in runs)
         whole = median(run.whole for run in runs)
         mean_return = median(run.mean_return for run in runs)
-        cells[3:] = [f"{whole:,.0f}", f"{max(start_up, 0.0):.1f} s", f"{mean_return:.0f}"]
+        after = f" ({steps:,} steps)" if steps < case.steps else ""
+        cells[3:] = [f"{whole:,.0f}", f"{max(start_up, 0.0):.1f} s", f"{mean_return:.0f}{after}"]
     return "| " + " | ".join([*cells, *(ratio(results, ours, name) for ours in OURS)]) + " |"
 
 
