@@ -1,177 +1,285 @@
-"""Environment steps per second while training, ours and Stable-Baselines3's, in one go.
+"""Environment steps per second while training on CartPole, ours and its peers', in one go.
 
-    python benchmarks/train_speed.py
+    python benchmarks/train_speed.py                             # all rows, three repeats: an hour
+    python benchmarks/train_speed.py --only "A2C, 64"            # rows whose name has this in it (or the next text)
+    python benchmarks/train_speed.py --only floor rlloss --repeats 1
+    python benchmarks/train_speed.py --cold                      # ours compiles without what it compiled before
 
-Both get the same task, network, optimiser, batch size, update ratio and number of threads, and take turns, so that the
-ratio holds where the machine's speed drifts. Each steps CartPole as it does by default: ours through Gymnasium's
-vectorised version, the peer through single environments. The mean return of the last 100 episodes stands beside each
-speed: a fast run that learns nothing is not a fast run.
+All have the same networks, optimisers, batch sizes, update ratios (timing.py) and one thread. They take turns, each
+run in a process of its own, so that the ratios hold where the machine's speed drifts: they are of runs of the same
+turn, and the table has their medians. A peer that is not installed is left out. Single runs go to stderr as they end.
+
+- "steps/s" is the speed of the last two thirds of a run (of all of it where it is one call, JAX's); "from start" that
+  of the whole run, which has making everything and compiling in it (and for ours the last evaluation and checkpoint);
+  "start-up" is the difference in seconds. Importing is in none.
+- "return" is the mean of the last 100 episodes: a fast run that learns nothing is not a fast run. A peer that would
+  take hours trains for fewer steps, which stand beside it.
+- The last columns say how many times as fast as the row ours is: eager, compiled, and on the device, where
+  environments, acting and learning are one graph.
+- "floor" (floor.py) is stepping the environments and gradient steps by hand, and nothing else: its ratio is our share.
+
+Ours steps Gymnasium's vectorised CartPole. Peers step single environments, as they do by default, but for "SB3,
+vectorised", which has the same as ours.
 """
 
 from __future__ import annotations
 
 import argparse
-import contextlib
-import csv
-import io
-import statistics
+import os
+import sys
 import tempfile
-import time
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from importlib.util import find_spec
+from multiprocessing import get_context
+from statistics import median
+from typing import Literal, NamedTuple
 
-import numpy as np
+os.environ |= dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"), "1")
+
+import csv
+
 import torch
+from floor import check, floor_a2c, floor_dqn
+from timing import (
+    A2C_LEARNING_RATE,
+    A2C_MAX_GRAD_NORM,
+    A2C_NET,
+    BATCH_SIZE,
+    DISCOUNT,
+    DQN_LEARNING_RATE,
+    DQN_MAX_GRAD_NORM,
+    DQN_NET,
+    ENV,
+    EPSILON_END,
+    EPSILON_STEPS,
+    LEARNING_STARTS,
+    REPLAY_CAPACITY,
+    RMSPROP_EPS,
+    ROLLOUT_LENGTH,
+    STEPS_PER_UPDATE,
+    UPDATES_PER_TARGET,
+    VALUE_COEFFICIENT,
+    Clock,
+    Result,
+    Run,
+)
+from torch_peers import (
+    sb3_a2c,
+    sb3_dqn,
+    single_file_dqn,
+    tianshou_a2c,
+    tianshou_dqn,
+    torchrl_a2c,
+    torchrl_dqn,
+)
 
 from agents import A2C, DQN, train
 from agents.agent import Agent
 from rlloss import MSELoss, SmoothL1Loss, TDLoss
 
-ENV = "CartPole-v1"
-DQN_NET = [120, 84]
-A2C_NET = [64, 64]
-
-
-WARM_UP = 5_000  # environment steps before the clock starts, on both sides: learning has begun, graphs are compiled
-
-
-class Result(NamedTuple):
-    """One run: environment steps per second, mean return of its last 100 episodes, seconds lost at the start."""
-
-    speed: float
-    mean_return: float
-    start_up: float
-
-
-def run_ours(agent: Agent, num_envs: int, steps: int, seed: int, compiled: bool) -> Result:
-    """Train ours, as a user would."""
-    with tempfile.TemporaryDirectory() as folder:
-        run = train(
-            agent, ENV, num_envs=num_envs, steps=steps, seed=seed, tensorboard=False, progress=False, run_dir=folder,
-            eval_episodes=1, device="cpu", compile="on" if compiled else "off",
-        )  # fmt: skip
-        with (run / "metrics.csv").open() as file:
-            rows = [row for row in csv.DictReader(file) if not row["eval_return_mean"]]  # the last one timed more
-    first = next(row for row in rows if int(row["step"]) >= WARM_UP)
-    last = rows[-1]
-    speed = (int(last["step"]) - int(first["step"])) / (float(last["seconds"]) - float(first["seconds"]))
-    start_up = float(first["seconds"]) - int(first["step"]) / speed
-    return Result(speed, float(last["return_mean"]), max(start_up, 0.0))
+DEVICE_ENV = "rlloss/CartPole-v1"
+EAGER, COMPILED, ON_DEVICE, FLOOR = "rlloss, eager", "rlloss, compiled", "rlloss, on the device", "floor"
+OURS = EAGER, COMPILED, ON_DEVICE
 
 
 def make_dqn() -> DQN:
-    """Our DQN with Stable-Baselines3's loss and the benchmark's settings."""
+    """Our DQN with the benchmark's settings."""
     return DQN(
-        loss=TDLoss(SmoothL1Loss()), hidden_sizes=DQN_NET, learning_rate=1e-3, batch_size=128, replay_ratio=0.1,
-        replay_capacity=50_000, learning_starts=1_000, target_update_every=50, epsilon_steps=10_000,
+        loss=TDLoss(SmoothL1Loss()), discount=DISCOUNT, hidden_sizes=DQN_NET, learning_rate=DQN_LEARNING_RATE,
+        batch_size=BATCH_SIZE, replay_ratio=1 / STEPS_PER_UPDATE, replay_capacity=REPLAY_CAPACITY,
+        learning_starts=LEARNING_STARTS, target_update_every=UPDATES_PER_TARGET, max_grad_norm=DQN_MAX_GRAD_NORM,
+        epsilon_end=EPSILON_END, epsilon_steps=EPSILON_STEPS,
     )  # fmt: skip
 
 
 def make_a2c() -> A2C:
-    """Our A2C with Stable-Baselines3's defaults."""
-    return A2C(critic_loss=MSELoss(), hidden_sizes=A2C_NET, optimizer_args={"eps": 1e-5})
-
-
-def run_sb3(model: Any, steps: int) -> Result:
-    """Train Stable-Baselines3's model, with the clock of :func:`run_ours`."""
-    from stable_baselines3.common.callbacks import BaseCallback
-
-    class Clock(BaseCallback):  # type: ignore[misc, unused-ignore]  # untyped where the peer is not installed
-        """Notes when the warm-up is over."""
-
-        started: tuple[float, int] | None = None
-
-        def _on_step(self) -> bool:
-            if self.started is None and self.num_timesteps >= WARM_UP:
-                self.started = (time.perf_counter(), self.num_timesteps)
-            return True
-
-    clock = Clock()
-    model.learn(steps, callback=clock)
-    assert clock.started is not None
-    seconds = time.perf_counter() - clock.started[0]
-    returns = [episode["r"] for episode in model.ep_info_buffer]
-    return Result((model.num_timesteps - clock.started[1]) / seconds, float(np.mean(returns)), 0.0)
-
-
-def dqn_sb3(num_envs: int, steps: int, seed: int) -> Result:
-    """Stable-Baselines3's DQN: one update for every ten environment steps."""
-    from stable_baselines3 import DQN as Peer
-    from stable_baselines3.common.env_util import make_vec_env
-
-    model = Peer(
-        "MlpPolicy", make_vec_env(ENV, num_envs, seed=seed), learning_rate=1e-3, batch_size=128, train_freq=10,
-        gradient_steps=num_envs, buffer_size=50_000, learning_starts=1_000, target_update_interval=500,
-        exploration_fraction=10_000 / steps, policy_kwargs={"net_arch": DQN_NET}, seed=seed, device="cpu",
+    """Our A2C with the benchmark's settings, which are Stable-Baselines3's defaults."""
+    return A2C(
+        critic_loss=MSELoss(), discount=DISCOUNT, rollout_length=ROLLOUT_LENGTH, hidden_sizes=A2C_NET,
+        value_coefficient=VALUE_COEFFICIENT, learning_rate=A2C_LEARNING_RATE, optimizer_args={"eps": RMSPROP_EPS},
+        max_grad_norm=A2C_MAX_GRAD_NORM,
     )  # fmt: skip
-    return run_sb3(model, steps)
 
 
-def a2c_sb3(num_envs: int, steps: int, seed: int) -> Result:
-    """Stable-Baselines3's A2C with its defaults: 64-64 networks of tanh, RMSprop, 5 steps per update."""
-    from stable_baselines3 import A2C as Peer
-    from stable_baselines3.common.env_util import make_vec_env
+def run_ours(
+    make: Callable[[], Agent], compiled: Literal["on", "off"], env: str, num_envs: int, steps: int, seed: int
+) -> Result:
+    """Train ours, as a user would."""
+    clock = Clock(steps)
+    with tempfile.TemporaryDirectory() as folder:
+        run = train(
+            make(), env, num_envs=num_envs, steps=steps, seed=seed, device="cpu", compile=compiled,
+            log_every=max(steps // 60, 1_000), eval_episodes=1, tensorboard=False, progress=False, run_dir=folder,
+        )  # fmt: skip
+        whole = clock.seconds()
+        with (run / "metrics.csv").open() as file:
+            rows = [row for row in csv.DictReader(file) if not row["eval_return_mean"]]  # the last one timed more
+    first, last = next(row for row in rows if int(row["step"]) >= steps // 3), rows[-1]
+    speed = (int(last["step"]) - int(first["step"])) / (float(last["seconds"]) - float(first["seconds"]))
+    return Result(speed, steps / whole, float(last["return_mean"]))
 
-    env = make_vec_env(ENV, num_envs, seed=seed)
-    model = Peer("MlpPolicy", env, use_rms_prop=False, seed=seed, device="cpu", policy_kwargs=_torch_rmsprop())
-    return run_sb3(model, steps)
 
+def run_jax(agent: Literal["a2c", "dqn"], num_envs: int, steps: int, seed: int) -> Result:
+    """A whole training loop in JAX, which is imported here alone."""
+    import jax_peers
 
-def _torch_rmsprop() -> dict[str, object]:
-    return {"optimizer_class": torch.optim.RMSprop, "optimizer_kwargs": {"alpha": 0.99, "eps": 1e-5, "weight_decay": 0}}
+    return (jax_peers.a2c if agent == "a2c" else jax_peers.dqn)(num_envs, steps, seed)
 
 
 class Case(NamedTuple):
-    """A line of the table."""
+    """A part of the table: the same training for all of ``runs``."""
 
-    name: str
-    ours: Callable[[], Agent]
-    peer: Callable[[int, int, int], Result]
+    agent: str
     num_envs: int
     steps: int
+    runs: dict[str, Run]
+
+    def steps_of(self, name: str) -> int:
+        """Environment steps of a row's runs."""
+        return min(self.steps, MOST_STEPS.get(name, self.steps))
+
+    @property
+    def name(self) -> str:
+        """What is trained."""
+        return f"{self.agent}, {self.num_envs:,} environment{'s' if self.num_envs > 1 else ''}"
+
+
+def ours(make: Callable[[], Agent]) -> dict[str, Run]:
+    """The rows of ours in Gymnasium's environments, and on the device."""
+    return {
+        EAGER: partial(run_ours, make, "off", ENV),
+        COMPILED: partial(run_ours, make, "on", ENV),
+        ON_DEVICE: partial(run_ours, make, "on", DEVICE_ENV),
+    }
+
+
+DQN_RUNS: dict[str, Run] = {
+    **ours(make_dqn),
+    "SB3": sb3_dqn,
+    "Tianshou": tianshou_dqn,
+    "TorchRL": torchrl_dqn,
+    "single file": single_file_dqn,
+    "JAX, whole loop": partial(run_jax, "dqn"),
+    FLOOR: floor_dqn,
+}
+A2C_RUNS: dict[str, Run] = {
+    **ours(make_a2c),
+    "SB3": sb3_a2c,
+    "SB3, vectorised": partial(sb3_a2c, vectorized=True),
+    "Tianshou": tianshou_a2c,
+    "TorchRL": torchrl_a2c,
+    "JAX, whole loop": partial(run_jax, "a2c"),
+    FLOOR: floor_a2c,
+}
+PACKAGES = {
+    "SB3": ["stable_baselines3"],
+    "SB3, vectorised": ["stable_baselines3"],
+    "Tianshou": ["tianshou"],
+    "TorchRL": ["torchrl"],
+    "JAX, whole loop": ["jax", "gymnax", "optax"],
+}
+
+# Environment steps at most of those that would take hours.
+MOST_STEPS = {"Tianshou": 100_000, "TorchRL": 30_000}
+
+
+def without(runs: dict[str, Run], *names: str) -> dict[str, Run]:
+    """All rows but these."""
+    return {name: run for name, run in runs.items() if name not in names}
 
 
 CASES = [
-    Case("DQN", make_dqn, dqn_sb3, 1, 30_000),
-    Case("DQN", make_dqn, dqn_sb3, 8, 50_000),
-    Case("A2C", make_a2c, a2c_sb3, 8, 100_000),
+    Case("DQN", 1, 30_000, without(DQN_RUNS, ON_DEVICE, "JAX, whole loop")),
+    Case("DQN", 8, 50_000, without(DQN_RUNS, ON_DEVICE, "JAX, whole loop")),
+    Case("DQN", 10, 100_000, {name: DQN_RUNS[name] for name in (COMPILED, ON_DEVICE, "JAX, whole loop", FLOOR)}),
+    Case("A2C", 8, 400_000, without(A2C_RUNS, "SB3, vectorised")),
+    Case("A2C", 64, 1_000_000, without(A2C_RUNS, "SB3")),
+    Case("A2C", 1_024, 4_000_000, without(A2C_RUNS, "SB3")),
 ]
 
 
-def median(results: list[Result]) -> Result:
-    """Median of each figure."""
-    return Result(*(statistics.median(column) for column in zip(*results, strict=True)))
+def missing(name: str) -> list[str]:
+    """The packages that a row needs and that are not installed."""
+    return [package for package in PACKAGES.get(name, []) if find_spec(package) is None]
+
+
+def _start_process(cold: bool) -> None:
+    """One thread, silence, and with ``cold`` an empty compiler's cache."""
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, 1)
+    os.dup2(null, 2)
+    torch.set_num_threads(1)
+    if cold:
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = tempfile.mkdtemp()
+
+
+def in_new_process(case: Case, name: str, seed: int, cold: bool) -> Result:
+    """One run of a row."""
+    context = get_context("spawn")
+    with ProcessPoolExecutor(1, mp_context=context, initializer=_start_process, initargs=(cold,)) as pool:
+        return pool.submit(case.runs[name], case.num_envs, case.steps_of(name), seed).result()
+
+
+def measure(case: Case, names: list[str], repeats: int, cold: bool) -> dict[str, list[Result]]:
+    """The results of each row, a result a turn."""
+    results: dict[str, list[Result]] = {name: [] for name in names}
+    for seed in range(repeats):
+        for name in names:
+            results[name].append(in_new_process(case, name, seed, cold))
+            print(f"{case.name}: {name}: {results[name][-1]}", file=sys.stderr, flush=True)
+    return results
+
+
+def ratio(results: dict[str, list[Result]], ours: str, name: str) -> str:
+    """How many times as fast as a row ours is, or our share of the floor; the median over the turns."""
+    if name == ours or ours not in results:
+        return ""
+    value = median(a.speed / b.speed for a, b in zip(results[ours], results[name], strict=True))
+    return f"{value:.0%}" if name == FLOOR else f"{value:.2f}x"
+
+
+def row(case: Case, name: str, results: dict[str, list[Result]]) -> str:
+    """A line of the table."""
+    runs = results[name]
+    speed = median(run.speed for run in runs)
+    cells = [case.name, name, f"{speed:,.0f}", "", "", ""]
+    if name != FLOOR:
+        steps = case.steps_of(name)
+        start_up = median(steps / run.whole - steps / run.speed for run in runs)
+        whole = median(run.whole for run in runs)
+        mean_return = median(run.mean_return for run in runs)
+        after = f" ({steps:,} steps)" if steps < case.steps else ""
+        cells[3:] = [f"{whole:,.0f}", f"{max(start_up, 0.0):.1f} s", f"{mean_return:.0f}{after}"]
+    return "| " + " | ".join([*cells, *(ratio(results, ours, name) for ours in OURS)]) + " |"
 
 
 def main() -> None:
     """Print the table."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--only", choices=["DQN", "A2C"])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--repeats", type=int, default=3, help="turns; a figure is the median of theirs")
+    parser.add_argument(
+        "--only", nargs="+", default=[""], metavar="TEXT", help='rows with it in "DQN, 8 environments: SB3"'
+    )
+    parser.add_argument("--steps", type=int, help="environment steps of every run, instead of its own number")
+    parser.add_argument("--cold", action="store_true", help="empty torch's compiler cache before each run")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    print(f"{ENV}, torch {torch.__version__}, 1 thread, median of {options.repeats}, environment steps per second")
-    print(
-        "| agent | environments | SB3 | ours, eager | ratio | ours, compiled | ratio | start-up | return: SB3, ours |"
-    )
-    print("|---|---|---|---|---|---|---|---|---|")
+    check()
+    for name in PACKAGES:
+        if missing(name):
+            print(f"{name} is left out: {', '.join(missing(name))} not installed")
+    print(f"{ENV}, torch {torch.__version__}, 1 thread, median of {options.repeats}, environment steps per second\n")
+    print("| training | who | steps/s | from start | start-up | return | eager is | compiled is | on the device is |")
+    print("|---|---|---:|---:|---:|---:|---:|---:|---:|")
     for case in CASES:
-        if options.only not in (None, case.name):
-            continue
-        runs: list[tuple[Result, Result, Result]] = []
-        for seed in range(options.repeats):
-            with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-                peer = case.peer(case.num_envs, case.steps, seed)
-                eager, compiled = (run_ours(case.ours(), case.num_envs, case.steps, seed, on) for on in (False, True))
-            runs.append((peer, eager, compiled))
-        peer, eager, compiled = (median(list(column)) for column in zip(*runs, strict=True))
-        ratios = [statistics.median(run[side].speed / run[0].speed for run in runs) for side in (1, 2)]
-        print(
-            f"| {case.name} | {case.num_envs} | {peer.speed:,.0f} | {eager.speed:,.0f} | {ratios[0]:.1f}x "
-            f"| {compiled.speed:,.0f} | {ratios[1]:.1f}x | {compiled.start_up:.1f} s "
-            f"| {peer.mean_return:.0f}, {compiled.mean_return:.0f} |",
-            flush=True,
-        )
+        case = case._replace(steps=options.steps or case.steps)
+        wanted = [name for name in case.runs if any(text in f"{case.name}: {name}" for text in options.only)]
+        names = [name for name in wanted if not missing(name)]
+        results = measure(case, names, options.repeats, options.cold)
+        for name in names:
+            print(row(case, name, results), flush=True)
 
 
 if __name__ == "__main__":
