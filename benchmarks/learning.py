@@ -72,10 +72,10 @@ _SCALED = "--agent.normalize_rewards true --agent.entropy_coefficient 0.01"
 VALUE_LOSSES = {
     "TDLoss(MSELoss)": f"--agent.loss.criterion MSELoss {_LONGER}",
     "TDLoss(HuberLoss)": "",
-    "TDLoss(SmoothL1Loss)": "--agent.loss.criterion SmoothL1Loss",
+    "TDLoss(SmoothL1Loss)": "--agent.loss.criterion SmoothL1Loss --agent.loss.criterion.beta 0.5",  # at 1 it is Huber's
     "TDLoss(LogCoshLoss)": "--agent.loss.criterion LogCoshLoss",
     "TDLoss(MAELoss)": "--agent.loss.criterion MAELoss",
-    "TDLoss(AsymmetricHuberLoss)": "--agent.loss.criterion AsymmetricHuberLoss",
+    "TDLoss(AsymmetricHuberLoss)": "--agent.loss.criterion AsymmetricHuberLoss --agent.loss.criterion.alpha 0.5",
     "TDLoss(QuantileLoss)": "--agent.loss.criterion QuantileLoss",
     "TDLoss(ExpectileLoss)": f"--agent.loss.criterion ExpectileLoss {_LONGER}",
     "TDLoss(rescale)": f"--agent.loss.rescale true {_LONGER}",
@@ -166,16 +166,18 @@ def slug(name: str) -> str:
 
 
 def run(name: str, experiment: Experiment, variant: Variant, seed: int, lock: threading.Lock) -> bool:
-    """Train once, or go on from the last checkpoint, and append what it reached; whether it came to an end."""
+    """Train once, or go on from the last checkpoint of the same command, and append what it reached; whether it ended."""
     folder = ROOT / "runs" / "learning" / name / f"{slug(variant.name)}-s{seed}"
     checkpoint = next(folder.rglob("checkpoint.pt"), None)
-    command: list[str] = []
-    if checkpoint is None:
-        shutil.rmtree(folder, ignore_errors=True)
-        command += ["train", "--config", f"configs/{variant.config}.yaml", *experiment.arguments.split()]
-        command += [*variant.arguments.split(), "--seed", str(seed), "--run_dir", str(folder), "--tensorboard", "false"]
+    command = ["train", "--config", f"configs/{variant.config}.yaml", *experiment.arguments.split()]
+    command += [*variant.arguments.split(), "--seed", str(seed), "--run_dir", str(folder), "--tensorboard", "false"]
+    noted = folder / "command.txt"
+    if checkpoint is not None and noted.exists() and noted.read_text() == " ".join(command):
+        command = ["resume", str(checkpoint.parent)]
     else:
-        command += ["resume", str(checkpoint.parent)]
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        noted.write_text(" ".join(command))
     try:
         _agents(*command, "--progress", "false")
         (metrics,) = folder.rglob("metrics.csv")

@@ -94,6 +94,19 @@ def start(agent: DQN, vector: Any, seed: int = 0, **options: Any) -> Envs:
     return envs
 
 
+@pytest.mark.parametrize("compiled", [False, True])
+def test_the_learning_rate_falls(compiled: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the steps taken: what the optimiser has, not what the log says."""
+    compile_without_compiler(monkeypatch)
+    agent = DQN(**SMALL, learning_rate=0.5, learning_rate_end=0.1, learning_rate_steps=40)
+    envs = start(agent, counting(AutoresetMode.SAME_STEP), compiled=compiled)
+    for steps, expected in ((24, 0.26), (36, 0.14), (60, 0.1)):
+        run(agent, envs, steps)
+        assert agent.steps == steps
+        assert float(agent.learner.optimizer.param_groups[0]["lr"]) == pytest.approx(expected)
+        assert agent.status()["learning_rate"] == pytest.approx(expected)
+
+
 @pytest.mark.parametrize(("num_envs", "rounds"), [(1, [6, 12, 18, 24]), (4, [8, 12, 20, 24])])
 def test_gradient_steps_come_in_rounds(num_envs: int, rounds: list[int]) -> None:
     """At the multiples of update_every, or the first step after one, all that are due by then."""

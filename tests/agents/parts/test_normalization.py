@@ -63,6 +63,7 @@ def test_returns_begin_anew_after_each_episode(parts: tuple[int, ...]) -> None:
     steps, envs, discount = 12, 3, 0.9
     reward = torch.randn(steps, envs) * 5 + 2
     ended = torch.rand(steps, envs) < 0.3
+    ended[4, 0] = ended[5, 1] = True  # at a piece's last step
     valid = torch.ones(steps, envs, dtype=torch.bool)
     valid[1:] = ~ended[:-1]
     reward, ended = torch.where(valid, reward, 0.0), ended & valid

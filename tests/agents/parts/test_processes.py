@@ -27,6 +27,7 @@ from agents.parts.processes import (
 )
 from agents.parts.spaces import Box, Discrete, EnvSpec
 from agents.parts.transition import Transitions, pack
+from rlloss import MSELoss
 from rlloss.core.distributed import process_count
 from tests.agents.run.probes import model_bytes, rows
 
@@ -87,7 +88,11 @@ def learn_in_process(rank: int, folder: str) -> None:
     results["first"] = from_first_process(lambda: f"rank {own_rank()}")
     with pytest.raises(ValueError, match=r"batch_size must be a multiple of the 2 processes, got 5"):
         DQN(batch_size=5).build(spec(half))
-    agent = DQN(batch_size=8, replay_capacity=60, hidden_sizes=[8], learning_starts=0, replay_ratio=0.5)
+    with pytest.raises(ValueError, match=r"critic_loss.reduction must be mean, of which several processes take"):
+        A2C(critic_loss=MSELoss(reduction="sum"))
+    agent = DQN(
+        batch_size=8, replay_capacity=60, hidden_sizes=[8], learning_starts=0, replay_ratio=0.5, priority_exponent=0.6
+    )
     agent.build(spec(half))
     results["drawn"] = torch.rand(3, generator=agent.generator)
     losses = []

@@ -138,6 +138,8 @@ def test_the_action_taken_next(n_step: int, reset_steps: bool) -> None:
     num_envs, length = 2, 9
     replay = Replay(layout_of(num_envs, has_reset_steps=reset_steps), length * num_envs, num_envs, CPU)
     story = random_story(np.random.default_rng(n_step), length + 4, num_envs, reset_steps=reset_steps)
+    if not reset_steps:  # an end counts for more than a truncation
+        story[8][1] = story[8][1]._replace(terminated=True, truncated=True)
     for rows in story:
         write(replay, rows)
     stored = story[4:]

@@ -577,3 +577,16 @@ def test_truncated_is_not_spread_along_the_batch() -> None:
     with pytest.raises(ValueError, match=r"^gae: truncated must have 2 dimensions, as in \(3, 3\), got shape \(3,\)$"):
         F.gae(*[torch.ones(3, 3)] * 4, truncated=torch.tensor([True, False, False]))
     F.gae(*[torch.ones(3, 3)] * 4, truncated=torch.tensor([[True], [False], [False]]))
+
+
+def test_what_overflows_stays_in_its_episode() -> None:
+    """A product of factors is infinite in one episode, and an end's factor of 0 lies before it."""
+    steps = 64
+    trace, discount = torch.ones(steps), torch.full((steps,), GAMMA)
+    trace[45:60] = 1e3
+    discount[40] = 0.0
+    reward, next_value, q = (torch.zeros(steps) for _ in range(3))
+    reward[:40] = 1.0
+    actual = F.off_policy_returns(trace, reward, discount, q, next_value)
+    expected = [sum(GAMMA**k for k in range(40 - t)) for t in range(40)] + [0.0] * (steps - 40)
+    assert_close(actual, torch.tensor(expected))
