@@ -166,7 +166,7 @@ def slug(name: str) -> str:
 
 
 def run(name: str, experiment: Experiment, variant: Variant, seed: int, lock: threading.Lock) -> bool:
-    """Train once, or go on from the same command's checkpoint, and append what it reached; whether it came to an end."""
+    """Train once, or go on from the same command's checkpoint, and append what it reached; whether it ended."""
     folder = ROOT / "runs" / "learning" / name / f"{slug(variant.name)}-s{seed}"
     checkpoint = next(folder.rglob("checkpoint.pt"), None)
     command = ["train", "--config", f"configs/{variant.config}.yaml", *experiment.arguments.split()]
