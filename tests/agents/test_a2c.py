@@ -150,7 +150,7 @@ def test_a_critic_may_predict_a_distribution(critic_loss: rlloss.HistogramLoss, 
 ALL_ACTIONS: dict[str, Any] = {"policy_loss": rlloss.AllActionPolicyGradientLoss()}
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", [MODES[0], *(pytest.param(mode, marks=pytest.mark.slow) for mode in MODES[1:])])
 @pytest.mark.parametrize(
     "options", [{}, pytest.param({"epochs": 2, "minibatches": 2}, marks=pytest.mark.slow)], ids=["one pass", "epochs"]
 )
@@ -401,7 +401,9 @@ class Locks(CountingEnv):
 
 
 @pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("options", [{}, PPO, ALL_ACTIONS], ids=["one pass", "ppo", "all actions"])
+@pytest.mark.parametrize(
+    "options", [{}, pytest.param(PPO, marks=pytest.mark.slow), ALL_ACTIONS], ids=["one pass", "ppo", "all actions"]
+)
 def test_impossible_actions_are_never_taken(mode: AutoresetMode, options: dict[str, Any]) -> None:
     """Not while it explores, not by a greedy policy that prefers them; and the others are learned among."""
     agent = table(**options | {"learning_rate": 0.05, "entropy_coefficient": 0.01, "max_grad_norm": 1.0})

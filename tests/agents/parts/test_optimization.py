@@ -46,6 +46,12 @@ def batches(count: int = 6) -> list[tuple[Tensor, Tensor]]:
     return [(torch.randn(4, 3), torch.randn(4, 2)) for _ in range(count)]
 
 
+# Tracing an optimiser takes seconds.
+TRACED = [
+    case if case[0] in ("Adam", "RMSprop", "SGD") else pytest.param(*case, marks=pytest.mark.slow) for case in CASES
+]
+
+
 @pytest.mark.parametrize(("name", "arguments"), CASES)
 @pytest.mark.parametrize("max_grad_norm", [None, 0.5, 1e6])
 def test_steps_are_those_of_the_ordinary_optimiser(
@@ -165,7 +171,7 @@ def compile_without_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "compile", traced)
 
 
-@pytest.mark.parametrize(("name", "arguments"), CASES)
+@pytest.mark.parametrize(("name", "arguments"), TRACED)
 def test_the_compiled_step_is_the_eager_one(
     name: str, arguments: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -271,7 +277,7 @@ def test_without_an_end_the_rate_stays() -> None:
     assert learner.optimizer.param_groups[0]["lr"] == learner.learning_rate_at(1_000) == 0.01
 
 
-@pytest.mark.parametrize(("name", "arguments"), CASES)
+@pytest.mark.parametrize(("name", "arguments"), TRACED)
 def test_a_schedule_needs_no_other_graph(name: str, arguments: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     compile_without_compiler(monkeypatch)
     graphs, modules = [], []

@@ -75,7 +75,7 @@ def test_same_seed_same_numbers(name: str, tmp_path: Path) -> None:
     assert model_bytes(one) != model_bytes(other)
 
 
-@pytest.mark.parametrize("env", ["CartPole-v1", "Acrobot-v1", "Probe-v0"])
+@pytest.mark.parametrize("env", ["CartPole-v1", pytest.param("Acrobot-v1", marks=pytest.mark.slow), "Probe-v0"])
 @pytest.mark.parametrize("name", AGENTS)
 def test_stopping_changes_nothing(name: str, env: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = run(AGENTS[name](), tmp_path, env)
