@@ -72,10 +72,12 @@ _SCALED = "--agent.normalize_rewards true --agent.entropy_coefficient 0.01"
 VALUE_LOSSES = {
     "TDLoss(MSELoss)": f"--agent.loss.criterion MSELoss {_LONGER}",
     "TDLoss(HuberLoss)": "",
-    "TDLoss(SmoothL1Loss)": "--agent.loss.criterion SmoothL1Loss --agent.loss.criterion.beta 0.5",  # at 1 it is Huber's
+    # At beta 1 and alpha 1 these are Huber's.
+    "TDLoss(SmoothL1Loss)": f"--agent.loss.criterion SmoothL1Loss --agent.loss.criterion.beta 0.5 {_LONGER}",
     "TDLoss(LogCoshLoss)": "--agent.loss.criterion LogCoshLoss",
     "TDLoss(MAELoss)": "--agent.loss.criterion MAELoss",
-    "TDLoss(AsymmetricHuberLoss)": "--agent.loss.criterion AsymmetricHuberLoss --agent.loss.criterion.alpha 0.5",
+    "TDLoss(AsymmetricHuberLoss)": "--agent.loss.criterion AsymmetricHuberLoss --agent.loss.criterion.alpha 0.5 "
+    f"{_LONGER}",
     "TDLoss(QuantileLoss)": "--agent.loss.criterion QuantileLoss",
     "TDLoss(ExpectileLoss)": f"--agent.loss.criterion ExpectileLoss {_LONGER}",
     "TDLoss(rescale)": f"--agent.loss.rescale true {_LONGER}",
