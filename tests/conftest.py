@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Container, Sequence
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import settings
@@ -20,6 +23,11 @@ TOLERANCE: dict[torch.dtype, tuple[float, float]] = {
     torch.float16: (2e-3, 1e-4),
     torch.bfloat16: (1.6e-2, 1e-3),
 }
+
+
+def mostly_slow(cases: Sequence[Any], keep: Container[Any]) -> list[Any]:
+    """Cases of a parametrisation, of which the default suite runs those to keep, and -m slow the others."""
+    return [case if case in keep else pytest.param(case, marks=pytest.mark.slow) for case in cases]
 
 
 @pytest.fixture(autouse=True)

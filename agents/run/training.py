@@ -191,7 +191,7 @@ def train(
     check_choice("train", "compile", compile, ("auto", "on", "off"))
     if not re.fullmatch(r"[\w.,=+-]+", name):
         raise ValueError(f"train: name must consist of letters, digits and ._,=+-, got {name!r}")
-    described = describe(agent)
+    config = {"agent": describe(agent), **describe(asdict(settings), objects=False)}
     with join_processes(settings.device), _threads(settings.threads), catch_signals() as stop:
         number = own_share("train", "num_envs", settings.num_envs)
         envs = _make_envs(settings, number, agent)
@@ -199,7 +199,7 @@ def train(
             # Whether there are action masks is known from here on.
             envs.reset(settings.seed + own_rank() * number)
             settings = replace(settings, compile=_compile(compile, agent, settings, envs))
-            config = {"agent": described, **describe(asdict(settings), objects=False)}
+            config["compile"] = settings.compile
             agent.build(envs.spec, device=settings.device, seed=settings.seed, compiled=settings.compile == "on")
             run = from_first_process(
                 lambda: _new_run(Path(run_dir), settings, type(agent).__name__.lower(), name, dump_config(config))

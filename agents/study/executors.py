@@ -6,6 +6,7 @@ import contextlib
 import importlib
 import multiprocessing.process
 import os
+import runpy
 import shutil
 import sys
 import traceback
@@ -62,19 +63,20 @@ def next_command(job: Job, folder: Path) -> list[str]:
 
 
 def _work(job: Job, folder: Path) -> int:
-    """Begin a run, or go on with it, in this process; its exit code."""
-    from agents.__main__ import main
-
+    """Begin a run, or go on with it, in this process, as ``python -m agents`` does; its exit code."""
+    sys.argv = ["agents", *next_command(job, folder)]
     with (
         (folder / "log.txt").open("a", buffering=1) as log,
         contextlib.redirect_stdout(log),
         contextlib.redirect_stderr(log),
     ):
         try:
-            return main(next_command(job, folder))
+            runpy.run_module("agents", run_name="__main__")
+        except SystemExit as ended:
+            return int(ended.code or 0)
         except Exception:
             traceback.print_exc()
-            return 1
+        return 1
 
 
 class Local:

@@ -29,7 +29,7 @@ from rlloss.supervised.regression import HuberLoss
 from tests.agents.environments import MODES, ChainEnv, CountingEnv, counting, make_vector
 from tests.agents.parts.test_optimization import compile_without_compiler
 from tests.agents.test_dqn import assert_same, pickled
-from tests.conftest import assert_close
+from tests.conftest import assert_close, mostly_slow
 
 BOX = spaces.Box(-1.0, 1.0, (2,))
 MULTI = spaces.MultiDiscrete([2, 4, 3], start=[1, 0, -1])
@@ -103,7 +103,7 @@ ADVANTAGES = ["gae", "return", "upgo", "vtrace"]
 
 
 @pytest.mark.parametrize("advantage", ADVANTAGES)
-@pytest.mark.parametrize("epochs", [1, 3])
+@pytest.mark.parametrize("epochs", mostly_slow([1, 3], keep=[1]))
 def test_every_advantage_solves_a_chain(advantage: str, epochs: int) -> None:
     options: dict[str, Any] = {"rollout_length": 16, "epochs": epochs, "gae_lambda": 0.95, "entropy_coefficient": 0.01}
     if epochs > 1:
@@ -150,7 +150,7 @@ def test_a_critic_may_predict_a_distribution(critic_loss: rlloss.HistogramLoss, 
 ALL_ACTIONS: dict[str, Any] = {"policy_loss": rlloss.AllActionPolicyGradientLoss()}
 
 
-@pytest.mark.parametrize("mode", [MODES[0], *(pytest.param(mode, marks=pytest.mark.slow) for mode in MODES[1:])])
+@pytest.mark.parametrize("mode", mostly_slow(MODES, keep=[AutoresetMode.NEXT_STEP]))
 @pytest.mark.parametrize(
     "options", [{}, pytest.param({"epochs": 2, "minibatches": 2}, marks=pytest.mark.slow)], ids=["one pass", "epochs"]
 )
@@ -677,7 +677,9 @@ COMPILED: dict[str, tuple[dict[str, Any], Any]] = {
 }
 
 
-@pytest.mark.parametrize("name", COMPILED)
+@pytest.mark.parametrize(
+    "name", mostly_slow(list(COMPILED), keep=["one pass", "normalize", "squash", "masks", "vtrace", "schedule"])
+)
 def test_compiled_is_eager(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """One graph, which stays the same one over all gradient steps."""
     compile_without_compiler(monkeypatch)

@@ -20,7 +20,7 @@ from rlloss.rl.value import TDLoss, ValueLoss, ValueLossOutput
 from rlloss.supervised.regression import MSELoss
 from tests.agents.environments import MODES, ChainEnv, CountingEnv, counting, make_vector
 from tests.agents.parts.test_optimization import compile_without_compiler
-from tests.conftest import assert_close
+from tests.conftest import assert_close, mostly_slow
 
 
 class ThreeHeads(ValueLoss):
@@ -140,7 +140,17 @@ VALUE_LOSSES = [
 ]
 
 
-@pytest.mark.parametrize("loss", VALUE_LOSSES, ids=lambda loss: type(loss).__name__)
+LEARNS_SOON = rlloss.MunchausenLoss, rlloss.CategoricalTDLoss, rlloss.QuantileTDLoss
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        loss if isinstance(loss, LEARNS_SOON) or number == 0 else pytest.param(loss, marks=pytest.mark.slow)
+        for number, loss in enumerate(VALUE_LOSSES)
+    ],
+    ids=lambda loss: type(loss).__name__,
+)
 def test_every_value_loss_learns_the_value_of_for_ever(loss: ValueLoss) -> None:
     """Reward 1 for ever is worth 1 / (1 - gamma), whatever a loss makes of the outputs, and time limits are no ends."""
     rate = 0.08 if loss.outputs_per_action > 2 else 0.04
@@ -322,7 +332,7 @@ def assert_same(a: Any, b: Any) -> None:
 
 
 @pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("until", [0, 4, 50, 90])
+@pytest.mark.parametrize("until", mostly_slow([0, 4, 50, 90], keep=[4, 90]))
 @pytest.mark.parametrize("options", [{"n_step": 3, "dueling": True}, {"loss": ThreeHeads()}, RAINBOW])
 def test_a_restored_state_goes_on_bitwise(mode: AutoresetMode, until: int, options: dict[str, Any]) -> None:
     agent, other = DQN(**SMALL, **options), DQN(**SMALL, **options)
@@ -463,7 +473,13 @@ def test_each_network_has_a_noise_of_its_own(loss: ValueLoss) -> None:
     "options",
     [
         {}, {"priority_exponent": 0.6}, {"noisy": True}, RAINBOW,
-        *(pytest.param({"loss": loss, "n_step": 2}, id=type(loss).__name__) for loss in VALUE_LOSSES),
+        *(
+            pytest.param(
+                {"loss": loss, "n_step": 2}, id=type(loss).__name__,
+                marks=[] if isinstance(loss, rlloss.CategoricalTDLoss | rlloss.SarsaLoss) else pytest.mark.slow,
+            )
+            for loss in VALUE_LOSSES
+        ),
     ],
 )  # fmt: skip
 def test_the_compiled_step_is_the_eager_one(options: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -765,11 +765,23 @@ def test_gradcheck(sample: Sample) -> None:
     assert torch.autograd.gradcheck(of_predictions, [tensors[name] for name in sample.predictions])
 
 
+slow = pytest.mark.slow
 # Dynamo says whether there is one graph; that autograd's compiler can take it apart as well costs as long again.
-every_backend = pytest.mark.parametrize("backend", ["eager", pytest.param("aot_eager", marks=pytest.mark.slow)])
+every_backend = pytest.mark.parametrize("backend", ["eager", pytest.param("aot_eager", marks=slow)])
 
 
-@every_loss
+# A label is a variant of a loss whose first sample is compiled already.
+every_compiled_loss = pytest.mark.parametrize(
+    "sample",
+    [
+        sample if sample.name not in {other.name for other in LOSSES[:number]} else pytest.param(sample, marks=slow)
+        for number, sample in enumerate(LOSSES)
+    ],
+    ids=lambda sample: sample.id,
+)
+
+
+@every_compiled_loss
 @every_backend
 def test_compiles_without_a_break(sample: Sample, backend: str) -> None:
     torch.compiler.reset()

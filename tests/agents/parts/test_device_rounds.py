@@ -31,6 +31,7 @@ from rlloss import (
     TDLoss,
 )
 from tests.agents.run.probes import model_bytes, rows
+from tests.conftest import mostly_slow
 
 AGENTS: dict[str, tuple[Callable[[], A2C], str]] = {
     "plain": (lambda: A2C(optimizer_args={"eps": 1e-5}), "CartPole-v1"),
@@ -97,9 +98,7 @@ def make_envs(name: str, num_envs: int = 4, **options: Any) -> Envs:
 
 
 # Graphs that no compiler made faster take their time.
-@pytest.mark.parametrize(
-    "name", [name if name == "plain" else pytest.param(name, marks=pytest.mark.slow) for name in AGENTS]
-)
+@pytest.mark.parametrize("name", mostly_slow(list(AGENTS), keep=["plain"]))
 def test_the_same_numbers_as_the_plain_loop(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Random numbers, actions, episodes and gradient steps are those of agent and environments without a compiler."""
     without_compiler(monkeypatch)
@@ -129,9 +128,7 @@ DQNS: dict[str, tuple[dict[str, Any], int]] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    "name", [name if name == "copies" else pytest.param(name, marks=pytest.mark.slow) for name in DQNS]
-)
+@pytest.mark.parametrize("name", mostly_slow(list(DQNS), keep=["copies"]))
 def test_dqn_has_the_same_numbers_as_the_plain_loop(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Among them the transitions that are drawn, of which some are of the very call and some overwritten in it."""
     without_compiler(monkeypatch)
@@ -266,6 +263,7 @@ def test_stopping_changes_nothing(
     assert steps == [100, 200, 300, 400], "no call goes beyond the next row by a round or more"
 
 
+@pytest.mark.slow
 def test_compiled_or_not_the_same_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     without_compiler(monkeypatch)
     on, off = (run_of(A2C(), tmp_path, compile=choice) for choice in ("on", "off"))

@@ -15,6 +15,7 @@ from agents.parts.replay import Batch, PrioritizedReplay, Replay
 from agents.parts.spaces import Box, Discrete, EnvSpec
 from agents.parts.transition import Layout, pack
 from tests.agents.worlds import MODES, counting, episode, reward_of
+from tests.conftest import mostly_slow
 
 CPU = torch.device("cpu")
 
@@ -111,7 +112,7 @@ def check(batch: Batch, expected: dict[int, tuple[int, float, float, int]]) -> s
 
 
 @pytest.mark.parametrize("reset_steps", [False, True])
-@pytest.mark.parametrize("n_step", [1, 2, 3, 5])
+@pytest.mark.parametrize("n_step", mostly_slow([1, 2, 3, 5], keep=[1, 3]))
 @pytest.mark.parametrize("num_envs", [1, 3])
 def test_windows_against_a_reference(n_step: int, num_envs: int, reset_steps: bool) -> None:
     """Random ends, the ring empty, part full, just full and wrapped around at every position."""
@@ -374,7 +375,7 @@ def test_prioritized_windows_against_a_reference(n_step: int, num_envs: int, res
             assert float(replay.max_priority) == pytest.approx(largest, rel=1e-12)
 
 
-@pytest.mark.parametrize("written", [5, 8, 11])
+@pytest.mark.parametrize("written", mostly_slow([5, 8, 11], keep=[11]))
 @pytest.mark.parametrize("n_step", [1, 3])
 def test_frequencies_are_the_priorities(n_step: int, written: int, generator: torch.Generator) -> None:
     num_envs, length = 3, 8

@@ -24,6 +24,7 @@ from agents.run.training import Interrupted, Settings
 from rlloss import TDLoss
 from rlloss.supervised.regression import MSELoss
 from tests.agents.run.probes import AGENTS, a2c, dqn, model_bytes, rows
+from tests.conftest import mostly_slow
 
 CPU = torch.device("cpu")
 HALF = 450
@@ -67,7 +68,7 @@ def signal_at(call: int, number: int, monkeypatch: pytest.MonkeyPatch, cls: type
     monkeypatch.setattr(cls, "observe", observe_and_signal)
 
 
-@pytest.mark.parametrize("name", AGENTS)
+@pytest.mark.parametrize("name", mostly_slow(list(AGENTS), keep=["dqn", "overlapped"]))
 def test_same_seed_same_numbers(name: str, tmp_path: Path) -> None:
     one, same, other = (run(AGENTS[name](), tmp_path, seed=seed) for seed in (3, 3, 4))
     assert_same_training(one, same)
@@ -75,7 +76,9 @@ def test_same_seed_same_numbers(name: str, tmp_path: Path) -> None:
     assert model_bytes(one) != model_bytes(other)
 
 
-@pytest.mark.parametrize("env", ["CartPole-v1", pytest.param("Acrobot-v1", marks=pytest.mark.slow), "Probe-v0"])
+@pytest.mark.parametrize(
+    "env", mostly_slow(["CartPole-v1", "Acrobot-v1", "Probe-v0"], keep=["CartPole-v1", "Probe-v0"])
+)
 @pytest.mark.parametrize("name", AGENTS)
 def test_stopping_changes_nothing(name: str, env: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = run(AGENTS[name](), tmp_path, env)
@@ -332,7 +335,7 @@ def test_diverged_loss_keeps_the_checkpoint(agent: Any, step: int, tmp_path: Pat
     resume(left, steps=state["envs"]["steps"] + 5, progress=False)
 
 
-@pytest.mark.parametrize("name", AGENTS)
+@pytest.mark.parametrize("name", mostly_slow(list(AGENTS), keep=["dqn", "overlapped"]))
 def test_evaluation_does_not_change_training(name: str, tmp_path: Path) -> None:
     plain = run(AGENTS[name](), tmp_path)
     evaluated = run(AGENTS[name](), tmp_path, eval_every=150, eval_episodes=3, checkpoint_every=70)
