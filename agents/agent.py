@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from agents.parts.device_envs import DeviceVectorEnv, Finished
-from agents.parts.processes import own_rank
 from agents.parts.spaces import EnvSpec
 from agents.parts.transition import Layout, Transitions
+from rlloss.core.distributed import process_rank
 from rlloss.core.reduction import reduce_loss
 
 Metrics: TypeAlias = dict[str, Tensor]
@@ -82,7 +82,7 @@ class Agent(ABC):
         self.layout = Layout(spec)
         self.steps = 0
         # Processes that train together begin with the same weights and choose by themselves.
-        own_seed = int(np.random.SeedSequence([seed, own_rank()]).generate_state(1)[0]) if own_rank() else seed
+        own_seed = int(np.random.SeedSequence([seed, process_rank()]).generate_state(1)[0]) if process_rank() else seed
         self.generator = torch.Generator(self.device).manual_seed(own_seed)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)

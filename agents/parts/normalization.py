@@ -8,8 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from agents.parts.processes import sum_over_processes
 from agents.parts.spaces import Box, Space
+from rlloss.core.distributed import sum_over_processes
 from rlloss.rl.returns import lambda_returns
 
 _EPSILON = 1e-8  # added to a variance, as in Gymnasium and Stable-Baselines3

@@ -14,9 +14,8 @@ from typing import TypeVar
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
 
-from rlloss.core.distributed import process_count
+from rlloss.core.distributed import process_count, process_rank
 
 T = TypeVar("T")
 
@@ -37,11 +36,6 @@ def join_processes(device: str) -> Iterator[None]:
         dist.destroy_process_group()
 
 
-def own_rank() -> int:
-    """The number of this process, from 0; the first one also evaluates and writes."""
-    return dist.get_rank() if process_count() > 1 else 0
-
-
 def own_share(function: str, name: str, number: int) -> int:
     """What of a number falls to each process.
 
@@ -52,15 +46,6 @@ def own_share(function: str, name: str, number: int) -> int:
     if left:
         raise ValueError(f"{function}: {name} must be a multiple of the {process_count()} processes, got {number}")
     return share
-
-
-def sum_over_processes(tensor: Tensor) -> Tensor:
-    """The sum of all processes' tensors, for each of them."""
-    if process_count() == 1:
-        return tensor
-    total = tensor.clone()
-    dist.all_reduce(total)
-    return total
 
 
 def largest_of_processes(number: int) -> int:
@@ -77,7 +62,7 @@ def from_first_process(make: Callable[[], T]) -> T:
     """What the first process makes, for all of them."""
     if process_count() == 1:
         return make()
-    made = [make() if own_rank() == 0 else None]
+    made = [make() if process_rank() == 0 else None]
     dist.broadcast_object_list(made)
     return made[0]  # type: ignore[return-value]
 

@@ -26,7 +26,6 @@ from agents.parts.processes import (
     from_first_process,
     join_processes,
     largest_of_processes,
-    own_rank,
     own_share,
 )
 from agents.run.checkpoint import load_checkpoint, save_checkpoint, save_model, write_atomic
@@ -34,7 +33,7 @@ from agents.run.configuration import describe, dump_config, flatten, load_config
 from agents.run.evaluation import MAX_ENVS, Device, Evaluation, choose, choose_device, play
 from agents.run.tracking import Progress, Tracker
 from rlloss.core.checks import check_choice, check_integer
-from rlloss.core.distributed import process_count
+from rlloss.core.distributed import process_count, process_rank
 
 # Evaluations while training see other episodes than training does, the same ones each time.
 EVALUATION_SEED_OFFSET = 1_000_003
@@ -197,14 +196,14 @@ def train(
         envs = _make_envs(settings, number, agent)
         try:
             # Whether there are action masks is known from here on.
-            envs.reset(settings.seed + own_rank() * number)
+            envs.reset(settings.seed + process_rank() * number)
             settings = replace(settings, compile=_compile(compile, agent, settings, envs))
             config["compile"] = settings.compile
             agent.build(envs.spec, device=settings.device, seed=settings.seed, compiled=settings.compile == "on")
             run = from_first_process(
                 lambda: _new_run(Path(run_dir), settings, type(agent).__name__.lower(), name, dump_config(config))
             )
-            tracker = Tracker(run, agent, list(agent.status()), tensorboard=tensorboard, writes=own_rank() == 0)
+            tracker = Tracker(run, agent, list(agent.status()), tensorboard=tensorboard, writes=process_rank() == 0)
             tracker.describe(flatten(config))
             _Run(run, agent, envs, settings, tracker, stop).go(progress=progress)
         finally:
@@ -245,7 +244,7 @@ def resume(run: Path | str, *, steps: int | None = None, progress: bool = True) 
         number = own_share("train", "num_envs", settings.num_envs)
         envs = _make_envs(settings, number, agent)
         try:
-            envs.load_state_dict(state["envs"], seed=settings.seed + done + own_rank() * number)
+            envs.load_state_dict(state["envs"], seed=settings.seed + done + process_rank() * number)
             agent.build(envs.spec, device=settings.device, seed=settings.seed, compiled=settings.compile == "on")
             _restore(agent, state["agent"], run)
             if state["envs"]["env"] is None:
@@ -256,12 +255,12 @@ def resume(run: Path | str, *, steps: int | None = None, progress: bool = True) 
                 list(agent.status()),
                 tensorboard=settings.tensorboard,
                 purge_step=int(state["tracker"]["logged"]) + 1,
-                writes=own_rank() == 0,
+                writes=process_rank() == 0,
             )
             # A checkpoint is loaded to the CPU; rows that wait to be logged belong beside those to come.
             state["tracker"]["pending"] = state["tracker"]["pending"].to(agent.device)
             tracker.load_state_dict(state["tracker"], envs.steps)
-            if own_rank() == 0:
+            if process_rank() == 0:
                 write_atomic(run / "config.yaml", dump_config(config).encode())
             _Run(run, agent, envs, settings, tracker, stop).go(progress=progress)
         finally:
@@ -271,7 +270,7 @@ def resume(run: Path | str, *, steps: int | None = None, progress: bool = True) 
 
 def _checkpoint_path(run: Path) -> Path:
     """The checkpoint of this process."""
-    return run / (f"checkpoint-{own_rank()}.pt" if own_rank() else "checkpoint.pt")
+    return run / (f"checkpoint-{process_rank()}.pt" if process_rank() else "checkpoint.pt")
 
 
 def _load_checkpoint(run: Path) -> dict[str, Any]:
@@ -393,9 +392,9 @@ class _Run:
 
     def go(self, *, progress: bool) -> None:
         """Train, then evaluate and say where the run is."""
-        if own_rank() == 0:
+        if process_rank() == 0:
             print(_headline(self.agent, self.envs, self.settings), file=sys.stderr)
-        bar = Progress(self.settings.steps, self.envs.steps, enabled=progress and own_rank() == 0)
+        bar = Progress(self.settings.steps, self.envs.steps, enabled=progress and process_rank() == 0)
         try:
             evaluation = self._go(bar)
         except (EnvironmentFault, DivergedError) as error:
@@ -483,7 +482,7 @@ class _Run:
 
         The first process does; the others, which have the same networks, go on and wait for it at the next step.
         """
-        if own_rank():
+        if process_rank():
             self.tracker.log(self.envs.steps, self.agent.status(), {})
             return None
         try:
@@ -512,7 +511,7 @@ class _Run:
             "processes": process_count(),
         }
         save_checkpoint(_checkpoint_path(self.run), state)
-        if own_rank() == 0:
+        if process_rank() == 0:
             save_model(self.run / "model.safetensors", self.agent.model)
 
     def _evaluate(self) -> Evaluation:

@@ -17,9 +17,14 @@ def process_count() -> int:
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
+def process_rank() -> int:
+    """The number of this process among them, from 0."""
+    return dist.get_rank() if process_count() > 1 else 0
+
+
 def first_row(rows: int) -> int:
     """The place of this process's first row among the rows of all processes, ``rows`` each."""
-    return rows * dist.get_rank() if process_count() > 1 else 0
+    return rows * process_rank()
 
 
 def gather_rows(tensor: Tensor) -> Tensor:
@@ -55,10 +60,15 @@ class _GatherRows(torch.autograd.Function):
         return total[first_row(rows) : first_row(rows) + rows]
 
 
-def mean_over_processes(number: Tensor) -> Tensor:
-    """The average of a constant over all processes."""
+def sum_over_processes(constant: Tensor) -> Tensor:
+    """The sum of a constant over all processes."""
     if process_count() == 1:
-        return number
-    total = number.detach().clone()
+        return constant
+    total = constant.detach().clone()
     dist.all_reduce(total)
-    return total / process_count()
+    return total
+
+
+def mean_over_processes(constant: Tensor) -> Tensor:
+    """The average of a constant over all processes."""
+    return constant if process_count() == 1 else sum_over_processes(constant) / process_count()

@@ -20,15 +20,13 @@ from agents import A2C, DQN
 from agents.parts.processes import (
     from_first_process,
     largest_of_processes,
-    own_rank,
     own_share,
-    sum_over_processes,
     wait_for_processes,
 )
 from agents.parts.spaces import Box, Discrete, EnvSpec
 from agents.parts.transition import Transitions, pack
 from rlloss import MSELoss
-from rlloss.core.distributed import process_count
+from rlloss.core.distributed import process_count, process_rank, sum_over_processes
 from tests.agents.run.probes import model_bytes, rows
 
 PROCESSES = 2
@@ -37,7 +35,7 @@ ENVS, LENGTH = 6, 5
 
 def test_one_process_needs_nobody() -> None:
     tensor = torch.ones(2)
-    assert (process_count(), own_rank(), own_share("train", "num_envs", 7)) == (1, 0, 7)
+    assert (process_count(), process_rank(), own_share("train", "num_envs", 7)) == (1, 0, 7)
     assert sum_over_processes(tensor) is tensor and largest_of_processes(-3) == -3
     assert from_first_process(lambda: "made") == "made"
     wait_for_processes()
@@ -85,7 +83,7 @@ def learn_in_process(rank: int, folder: str) -> None:
     results: dict[str, Any] = {name: learn(name, slice(rank * half, (rank + 1) * half)) for name in AGENTS}
     results["sum"] = sum_over_processes(torch.tensor([1.0 + rank]))
     results["largest"] = largest_of_processes(-rank)
-    results["first"] = from_first_process(lambda: f"rank {own_rank()}")
+    results["first"] = from_first_process(lambda: f"rank {process_rank()}")
     with pytest.raises(ValueError, match=r"batch_size must be a multiple of the 2 processes, got 5"):
         DQN(batch_size=5).build(spec(half))
     with pytest.raises(ValueError, match=r"critic_loss.reduction must be mean, of which several processes take"):
