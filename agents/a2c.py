@@ -31,6 +31,7 @@ from agents.parts.spaces import Box, Discrete, MultiDiscrete
 from agents.parts.transition import Transitions
 from rlloss.core.actions import at_action
 from rlloss.core.checks import check_choice, check_integer, check_non_negative, check_number, check_positive
+from rlloss.core.distributed import process_count
 from rlloss.rl.policy import (
     AllActionPolicyLoss,
     ClippedSurrogateLoss,
@@ -271,6 +272,8 @@ class A2C(Agent):
             )
         networks = {"hidden_sizes": self.hidden_sizes, "activation": self.activation}
         observation, action = self.spec.observation, self.spec.action
+        if self.overlap and process_count() > 1:  # two threads would send messages in no order
+            raise ValueError("A2C: overlap is for one process, got several")
         if self.squash != (isinstance(action, Box) and action.squashed):
             raise ValueError(
                 f"A2C: squash is {self.squash}, which the environments have to be made with (Envs(squash=...)), "
@@ -443,8 +446,7 @@ class A2C(Agent):
         action_mask = None if rollout.action_mask is None else rollout.action_mask.flatten(0, 1)
         log_rho = torch.zeros_like(value)
         if self._compares_policies:
-            outputs = self.policy(self.network.normalized(observation))
-            log_prob = self.policy.log_prob(self._among(outputs, action_mask), action)
+            log_prob = self._log_prob(self.network, observation, action, action_mask)
             old_log_prob = log_prob if old_log_prob is None else old_log_prob
             log_rho = (log_prob - old_log_prob).view(shape)
         discount = torch.where(rollout.terminated, 0.0, self.discount)
@@ -531,21 +533,23 @@ class A2C(Agent):
         self.updates += self.epochs * self.minibatches
         if not self.overlap:
             return self._learn(rows, orders, self.steps)
-        metrics = self.beside.take()
-        old_log_prob = self._log_prob_of_actor(rows) if self._compares_policies else None
+        metrics, old_log_prob = self.beside.take(), None
+        if self._compares_policies:
+            acted = Transitions(rows.flatten(0, 1), self.layout, 0)
+            old_log_prob = self._log_prob(self.actor, acted.observation, acted.action, acted.action_mask)
         for own, newest in zip(self.actor.state_dict().values(), self.network.state_dict().values(), strict=True):
             own.copy_(newest)
         self.beside.start(self._learn, rows.clone(), orders, self.steps, old_log_prob)
         return metrics
 
     def _learn(
-        self, rows: Tensor, orders: list[Tensor], steps: int, old_log_prob: Tensor | None = None
+        self, rows: Tensor, orders: list[Tensor] | list[None], steps: int, old_log_prob: Tensor | None = None
     ) -> list[Tensor]:
         """The gradient steps of a rollout.
 
         Args:
             rows: The rollout.
-            orders: Of each epoch, in which its minibatches take the rows.
+            orders: As :meth:`_draw_orders` gives them.
             steps: Environment steps so far.
             old_log_prob: As in :meth:`_prepare`.
         """
@@ -565,12 +569,12 @@ class A2C(Agent):
         return metrics
 
     @torch.no_grad()
-    def _log_prob_of_actor(self, rows: Tensor) -> Tensor:
-        """``(T * N,)``, how likely the policy that acted was to do what it did."""
-        rollout = Transitions(rows, self.layout, 0)
-        outputs = self.actor.policy(self.actor.normalized(rollout.observation.flatten(0, 1)))
-        mask = None if rollout.action_mask is None else rollout.action_mask.flatten(0, 1)
-        return self.policy.log_prob(self._among(outputs, mask), rollout.action.flatten(0, 1))
+    def _log_prob(
+        self, network: ActorCritic, observation: Tensor, action: Tensor, action_mask: Tensor | None
+    ) -> Tensor:
+        """How likely a network's policy is to do what was done."""
+        outputs = network.policy(network.normalized(observation))
+        return network.policy.log_prob(self._among(outputs, action_mask), action)
 
     def play_on_device(self, env: DeviceVectorEnv, steps: int) -> Played | None:
         """Whole rollouts with their gradient steps as one compiled graph, where each has one and it can be compiled."""
@@ -621,16 +625,16 @@ class A2C(Agent):
             rollout = Transitions(rows, self.layout, 0)
             self.network.normalizer.update(rollout.observation, rollout.mask)
 
-    def _draw_orders(self) -> list[Tensor]:
-        """For each epoch the order in which minibatches take the rollout's rows."""
+    def _draw_orders(self) -> list[Tensor] | list[None]:
+        """For each epoch the order in which minibatches take the rollout's rows; None where one takes them all."""
         if self.minibatches == 1:
-            return [torch.empty(0)] * self.epochs
+            return [None] * self.epochs
         size = self.rollout_length * self.spec.num_envs
         return [torch.randperm(size, generator=self.generator, device=self.device) for _ in range(self.epochs)]
 
-    def _split(self, batch: PolicyBatch, order: Tensor) -> list[PolicyBatch]:
-        """Minibatches in that order; the batch itself where there is one."""
-        if self.minibatches == 1:
+    def _split(self, batch: PolicyBatch, order: Tensor | None) -> list[PolicyBatch]:
+        """Minibatches in that order; the batch itself where there is none."""
+        if order is None:
             return [batch]
         return [
             PolicyBatch(*(None if field is None else field[index] for field in batch))  # type: ignore[arg-type]

@@ -86,6 +86,8 @@ def learn_in_process(rank: int, folder: str) -> None:
     results["first"] = from_first_process(lambda: f"rank {process_rank()}")
     with pytest.raises(ValueError, match=r"batch_size must be a multiple of the 2 processes, got 5"):
         DQN(batch_size=5).build(spec(half))
+    with pytest.raises(ValueError, match=r"A2C: overlap is for one process, got several"):
+        A2C(overlap=True).build(spec(half))
     with pytest.raises(ValueError, match=r"critic_loss.reduction must be mean, of which several processes take"):
         A2C(critic_loss=MSELoss(reduction="sum"))
     agent = DQN(
