@@ -13,26 +13,10 @@ from itertools import pairwise
 from typing import Literal
 
 import gymnasium
+import task
 import torch
 import torch.nn.functional as F
-from timing import (
-    A2C_LEARNING_RATE,
-    A2C_MAX_GRAD_NORM,
-    A2C_NET,
-    BATCH_SIZE,
-    DISCOUNT,
-    DQN_LEARNING_RATE,
-    DQN_MAX_GRAD_NORM,
-    DQN_NET,
-    ENV,
-    RMSPROP_DECAY,
-    RMSPROP_EPS,
-    ROLLOUT_LENGTH,
-    STEPS_PER_UPDATE,
-    VALUE_COEFFICIENT,
-    Result,
-    seconds_of,
-)
+from timing import Result, seconds_of
 from torch import Tensor, nn
 
 
@@ -120,12 +104,12 @@ class DQNUpdate(Update):
         error = values[-1].gather(1, action).squeeze(1).sub_(target).clamp_(-1.0, 1.0).div_(len(target))
         d_output = torch.zeros_like(values[-1]).scatter_(1, action, error.unsqueeze(1))
         self.online.backward(values, d_output)
-        self.clip(DQN_MAX_GRAD_NORM)
+        self.clip(task.DQN_MAX_GRAD_NORM)
         self.steps += 1
         self.mean.lerp_(self.gradient, 0.1)
         self.square.mul_(0.999).addcmul_(self.gradient, self.gradient, value=0.001)
         root = self.square.sqrt().div_((1 - 0.999**self.steps) ** 0.5).add_(1e-8)
-        self.flat.addcdiv_(self.mean, root, value=-DQN_LEARNING_RATE / (1 - 0.9**self.steps))
+        self.flat.addcdiv_(self.mean, root, value=-task.DQN_LEARNING_RATE / (1 - 0.9**self.steps))
 
 
 class A2CUpdate(Update):
@@ -155,10 +139,10 @@ class A2CUpdate(Update):
         d_logits = policy[-1].softmax(-1)
         d_logits.scatter_add_(1, action.view(-1, 1), d_logits.new_full((size, 1), -1.0))
         self.policy.backward(policy, d_logits.mul_(advantage.unsqueeze(1)).div_(size))
-        self.critic.backward(critic, advantage.unsqueeze(1).mul_(-2 * VALUE_COEFFICIENT / size))
-        self.clip(A2C_MAX_GRAD_NORM)
-        self.square.mul_(RMSPROP_DECAY).addcmul_(self.gradient, self.gradient, value=1 - RMSPROP_DECAY)
-        self.flat.addcdiv_(self.gradient, self.square.sqrt().add_(RMSPROP_EPS), value=-A2C_LEARNING_RATE)
+        self.critic.backward(critic, advantage.unsqueeze(1).mul_(-2 * task.VALUE_COEFFICIENT / size))
+        self.clip(task.A2C_MAX_GRAD_NORM)
+        self.square.mul_(task.RMSPROP_DECAY).addcmul_(self.gradient, self.gradient, value=1 - task.RMSPROP_DECAY)
+        self.flat.addcdiv_(self.gradient, self.square.sqrt().add_(task.RMSPROP_EPS), value=-task.A2C_LEARNING_RATE)
 
 
 def make_mlp(sizes: Sequence[int], activation: type[nn.Module]) -> nn.Sequential:
@@ -171,10 +155,10 @@ def make_mlp(sizes: Sequence[int], activation: type[nn.Module]) -> nn.Sequential
 
 def make_dqn(dtype: torch.dtype = torch.float32) -> tuple[DQNUpdate, list[Tensor], nn.Sequential, nn.Sequential]:
     """The update, a batch for it, and the networks that it started from."""
-    sizes = [4, *DQN_NET, 2]
+    sizes = [4, *task.DQN_NET, 2]
     online, target = (make_mlp(sizes, nn.ReLU).to(dtype) for _ in range(2))
-    batch = [torch.randn(BATCH_SIZE, 4), torch.randint(2, (BATCH_SIZE, 1)), torch.ones(BATCH_SIZE)]
-    batch += [torch.full((BATCH_SIZE,), DISCOUNT), torch.randn(BATCH_SIZE, 4)]
+    batch = [torch.randn(task.BATCH_SIZE, 4), torch.randint(2, (task.BATCH_SIZE, 1)), torch.ones(task.BATCH_SIZE)]
+    batch += [torch.full((task.BATCH_SIZE,), task.DISCOUNT), torch.randn(task.BATCH_SIZE, 4)]
     update = DQNUpdate(sizes, list(online.parameters()), list(target.parameters()))
     return update, _converted(batch, dtype), online, target
 
@@ -183,11 +167,11 @@ def make_a2c(
     num_envs: int, dtype: torch.dtype = torch.float32
 ) -> tuple[A2CUpdate, list[Tensor], nn.Sequential, nn.Sequential]:
     """The update, a rollout for it, and the networks that it started from."""
-    shape = (ROLLOUT_LENGTH, num_envs)
-    policy, critic = (make_mlp([4, *A2C_NET, outputs], nn.Tanh).to(dtype) for outputs in (2, 1))
-    batch = [torch.randn(*shape, 4), torch.randint(2, shape), torch.ones(shape), torch.full(shape, DISCOUNT)]
+    shape = (task.ROLLOUT_LENGTH, num_envs)
+    policy, critic = (make_mlp([4, *task.A2C_NET, outputs], nn.Tanh).to(dtype) for outputs in (2, 1))
+    batch = [torch.randn(*shape, 4), torch.randint(2, shape), torch.ones(shape), torch.full(shape, task.DISCOUNT)]
     batch.append(torch.randn(num_envs, 4))
-    update = A2CUpdate([4, *A2C_NET], list(policy.parameters()), list(critic.parameters()))
+    update = A2CUpdate([4, *task.A2C_NET], list(policy.parameters()), list(critic.parameters()))
     return update, _converted(batch, dtype), policy, critic
 
 
@@ -198,12 +182,14 @@ def _converted(batch: list[Tensor], dtype: torch.dtype) -> list[Tensor]:
 def check() -> None:
     """Compare three gradient steps of each kind, in float64, with autograd and torch.optim."""
     dqn, batch, online, target = make_dqn(torch.float64)
-    adam = torch.optim.Adam(online.parameters(), lr=DQN_LEARNING_RATE)
-    _compare(dqn, batch, adam, lambda: _dqn_loss(online, target, *batch), list(online.parameters()), DQN_MAX_GRAD_NORM)
+    adam = torch.optim.Adam(online.parameters(), lr=task.DQN_LEARNING_RATE)
+    _compare(
+        dqn, batch, adam, lambda: _dqn_loss(online, target, *batch), list(online.parameters()), task.DQN_MAX_GRAD_NORM
+    )
     a2c, batch, policy, critic = make_a2c(8, torch.float64)
     both = [*policy.parameters(), *critic.parameters()]
-    rmsprop = torch.optim.RMSprop(both, lr=A2C_LEARNING_RATE, alpha=RMSPROP_DECAY, eps=RMSPROP_EPS)
-    _compare(a2c, batch, rmsprop, lambda: _a2c_loss(policy, critic, *batch), both, A2C_MAX_GRAD_NORM)
+    rmsprop = torch.optim.RMSprop(both, lr=task.A2C_LEARNING_RATE, alpha=task.RMSPROP_DECAY, eps=task.RMSPROP_EPS)
+    _compare(a2c, batch, rmsprop, lambda: _a2c_loss(policy, critic, *batch), both, task.A2C_MAX_GRAD_NORM)
 
 
 def _dqn_loss(online: nn.Module, target: nn.Module, *batch: Tensor) -> Tensor:
@@ -224,7 +210,7 @@ def _a2c_loss(policy: nn.Module, critic: nn.Module, *batch: Tensor) -> Tensor:
         wanted = torch.stack(returns)
     log_prob = policy(observation).log_softmax(-1).gather(-1, action.unsqueeze(-1)).squeeze(-1)
     policy_loss = -(log_prob * (wanted - value.detach())).mean()
-    loss: Tensor = policy_loss + VALUE_COEFFICIENT * F.mse_loss(value, wanted)
+    loss: Tensor = policy_loss + task.VALUE_COEFFICIENT * F.mse_loss(value, wanted)
     return loss
 
 
@@ -248,7 +234,7 @@ def _compare(
 
 def time_envs(num_envs: int, seed: int) -> float:
     """Seconds of one step of all of Gymnasium's environments, the vectorised ones that ours trains in."""
-    envs = gymnasium.make_vec(ENV, num_envs, vectorization_mode="vector_entry_point")
+    envs = gymnasium.make_vec(task.ENV, num_envs, vectorization_mode="vector_entry_point")
     envs.reset(seed=seed)
     envs.action_space.seed(seed)
     actions = envs.action_space.sample()
@@ -259,14 +245,14 @@ def time_envs(num_envs: int, seed: int) -> float:
 def floor_dqn(num_envs: int, steps: int, seed: int) -> Result:
     """Environment steps per second of DQN's floor; ``steps`` makes no difference."""
     update, batch, _, _ = make_dqn()
-    return _floor(time_envs(num_envs, seed) / num_envs, seconds_of(lambda: update.step(*batch)) / STEPS_PER_UPDATE)
+    return _floor(time_envs(num_envs, seed) / num_envs, seconds_of(lambda: update.step(*batch)) / task.STEPS_PER_UPDATE)
 
 
 @torch.no_grad()
 def floor_a2c(num_envs: int, steps: int, seed: int) -> Result:
     """Environment steps per second of A2C's floor; ``steps`` makes no difference."""
     update, batch, _, _ = make_a2c(num_envs)
-    of_a_step = seconds_of(lambda: update.step(*batch)) / (ROLLOUT_LENGTH * num_envs)
+    of_a_step = seconds_of(lambda: update.step(*batch)) / (task.ROLLOUT_LENGTH * num_envs)
     return _floor(time_envs(num_envs, seed) / num_envs, of_a_step)
 
 

@@ -1,7 +1,7 @@
 """DQN and A2C on CartPole as whole training loops in JAX, in the manner of purejaxrl, for train_speed.py.
 
 Environments (gymnax's), acting, replay, gradient steps (Optax) and resets are one ``lax.scan``, compiled once: the
-host has no part in it. The settings are those of timing.py. Import this module before JAX, which takes its number of
+host has no part in it. The settings are those of task.py. Import this module before JAX, which takes its number of
 threads from here.
 """
 
@@ -21,28 +21,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from timing import (
-    A2C_LEARNING_RATE,
-    A2C_MAX_GRAD_NORM,
-    A2C_NET,
-    BATCH_SIZE,
-    DISCOUNT,
-    DQN_LEARNING_RATE,
-    DQN_MAX_GRAD_NORM,
-    DQN_NET,
-    ENV,
-    EPSILON_END,
-    EPSILON_STEPS,
-    LEARNING_STARTS,
-    REPLAY_CAPACITY,
-    RMSPROP_DECAY,
-    RMSPROP_EPS,
-    ROLLOUT_LENGTH,
-    STEPS_PER_UPDATE,
-    UPDATES_PER_TARGET,
-    VALUE_COEFFICIENT,
-    Result,
-)
+import task
+from timing import Result
 
 Parameters = list[tuple[Any, Any]]
 
@@ -85,14 +65,14 @@ def apply_mlp(parameters: Parameters, x: Any, activation: Callable[[Any], Any]) 
 
 def begin(key: Any, num_envs: int) -> Episodes:
     """New episodes."""
-    env, constants = gymnax.make(ENV)
+    env, constants = gymnax.make(task.ENV)
     observation, state = jax.vmap(env.reset, (0, None))(jax.random.split(key, num_envs), constants)
     return Episodes(state, observation, jnp.zeros(num_envs))
 
 
 def play(key: Any, episodes: Episodes, action: Any) -> tuple[Episodes, Steps]:
     """Step all environments."""
-    env, constants = gymnax.make(ENV)
+    env, constants = gymnax.make(task.ENV)
     keys = jax.random.split(key, len(action))
     observation, state, reward, terminated, truncated, info = jax.vmap(env.step, (0, 0, 0, None))(
         keys, episodes.state, action, constants
@@ -117,10 +97,10 @@ def run(train: Callable[[Any], Any], steps: int, seed: int) -> Result:
 
 def a2c(num_envs: int, steps: int, seed: int) -> Result:
     """A2C: every rollout and its gradient step a turn of the scan."""
-    rounds = steps // (ROLLOUT_LENGTH * num_envs)
+    rounds = steps // (task.ROLLOUT_LENGTH * num_envs)
     optimizer = optax.chain(
-        optax.clip_by_global_norm(A2C_MAX_GRAD_NORM),
-        optax.rmsprop(A2C_LEARNING_RATE, decay=RMSPROP_DECAY, eps=RMSPROP_EPS, eps_in_sqrt=False),
+        optax.clip_by_global_norm(task.A2C_MAX_GRAD_NORM),
+        optax.rmsprop(task.A2C_LEARNING_RATE, decay=task.RMSPROP_DECAY, eps=task.RMSPROP_EPS, eps_in_sqrt=False),
     )
 
     def compute_loss(networks: tuple[Parameters, Parameters], rollout: Steps) -> Any:
@@ -131,14 +111,14 @@ def a2c(num_envs: int, steps: int, seed: int) -> Result:
         log_probs = jax.nn.log_softmax(apply_mlp(policy, rollout.observation, jnp.tanh))
         log_prob = jnp.take_along_axis(log_probs, rollout.action[..., None], -1).squeeze(-1)
         policy_loss = -(log_prob * jax.lax.stop_gradient(returns - value)).mean()
-        return policy_loss + VALUE_COEFFICIENT * jnp.square(value - returns).mean()
+        return policy_loss + task.VALUE_COEFFICIENT * jnp.square(value - returns).mean()
 
     def train(key: Any) -> tuple[Any, Any]:
         keys = jax.random.split(key, 4)
         orthogonal = jax.nn.initializers.orthogonal
         networks = (
-            init_mlp(keys[0], [4, *A2C_NET, 2], orthogonal(2**0.5), orthogonal(0.01)),
-            init_mlp(keys[1], [4, *A2C_NET, 1], orthogonal(2**0.5), orthogonal(1.0)),
+            init_mlp(keys[0], [4, *task.A2C_NET, 2], orthogonal(2**0.5), orthogonal(0.01)),
+            init_mlp(keys[1], [4, *task.A2C_NET, 1], orthogonal(2**0.5), orthogonal(1.0)),
         )
 
         def one_round(carry: Any, key: Any) -> tuple[Any, Any]:
@@ -149,7 +129,7 @@ def a2c(num_envs: int, steps: int, seed: int) -> Result:
                 logits = apply_mlp(networks[0], episodes.observation, jnp.tanh)
                 return play(key_step, episodes, jax.random.categorical(key_action, logits))
 
-            episodes, rollout = jax.lax.scan(one_step, episodes, jax.random.split(key, ROLLOUT_LENGTH))
+            episodes, rollout = jax.lax.scan(one_step, episodes, jax.random.split(key, task.ROLLOUT_LENGTH))
             gradient = jax.grad(compute_loss)(networks, rollout)
             change, state = optimizer.update(gradient, state)
             return (optax.apply_updates(networks, change), state, episodes), (rollout.ended, rollout.episode_return)
@@ -157,7 +137,7 @@ def a2c(num_envs: int, steps: int, seed: int) -> Result:
         carry = (networks, optimizer.init(networks), begin(keys[2], num_envs))
         return jax.lax.scan(one_round, carry, jax.random.split(keys[3], rounds))[1]  # type: ignore[no-any-return, unused-ignore]
 
-    return run(train, rounds * ROLLOUT_LENGTH * num_envs, seed)
+    return run(train, rounds * task.ROLLOUT_LENGTH * num_envs, seed)
 
 
 def _returns(rollout: Steps, next_value: Any) -> Any:
@@ -165,7 +145,7 @@ def _returns(rollout: Steps, next_value: Any) -> Any:
 
     def back(following: Any, step: tuple[Any, Any, Any, Any]) -> tuple[Any, Any]:
         reward, terminated, ended, value = step
-        following = reward + DISCOUNT * jnp.where(terminated, 0.0, jnp.where(ended, value, following))
+        following = reward + task.DISCOUNT * jnp.where(terminated, 0.0, jnp.where(ended, value, following))
         return following, following
 
     steps = (rollout.reward, rollout.terminated, rollout.ended, next_value)
@@ -174,12 +154,12 @@ def _returns(rollout: Steps, next_value: Any) -> Any:
 
 def dqn(num_envs: int, steps: int, seed: int) -> Result:
     """DQN: every step of all environments and the gradient steps that are due after it a turn of the scan."""
-    rounds, length = steps // num_envs, REPLAY_CAPACITY // num_envs
-    optimizer = optax.chain(optax.clip_by_global_norm(DQN_MAX_GRAD_NORM), optax.adam(DQN_LEARNING_RATE))
+    rounds, length = steps // num_envs, task.REPLAY_CAPACITY // num_envs
+    optimizer = optax.chain(optax.clip_by_global_norm(task.DQN_MAX_GRAD_NORM), optax.adam(task.DQN_LEARNING_RATE))
 
     def compute_loss(online: Parameters, target: Parameters, batch: Steps) -> Any:
         following = apply_mlp(target, batch.next_observation, jax.nn.relu).max(-1)
-        wanted = batch.reward + DISCOUNT * jnp.where(batch.terminated, 0.0, following)
+        wanted = batch.reward + task.DISCOUNT * jnp.where(batch.terminated, 0.0, following)
         outputs = apply_mlp(online, batch.observation, jax.nn.relu)
         value = jnp.take_along_axis(outputs, batch.action[:, None], -1).squeeze(-1)
         return optax.losses.huber_loss(value, wanted).mean()
@@ -187,7 +167,7 @@ def dqn(num_envs: int, steps: int, seed: int) -> Result:
     def train(key: Any) -> tuple[Any, Any]:
         keys = jax.random.split(key, 3)
         uniform = jax.nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
-        online = init_mlp(keys[0], [4, *DQN_NET, 2], uniform, uniform)
+        online = init_mlp(keys[0], [4, *task.DQN_NET, 2], uniform, uniform)
         episodes = begin(keys[1], num_envs)
         _, example = play(key, episodes, jnp.zeros(num_envs, jnp.int32))
         replay = jax.tree.map(lambda x: jnp.zeros((length, *x.shape), x.dtype), example)
@@ -197,7 +177,7 @@ def dqn(num_envs: int, steps: int, seed: int) -> Result:
             round_, key = given
             key_coin, key_random, key_step, key_update = jax.random.split(key, 4)
             done = round_ * num_envs
-            epsilon = jnp.maximum(1.0 + (EPSILON_END - 1.0) * done / EPSILON_STEPS, EPSILON_END)
+            epsilon = jnp.maximum(1.0 + (task.EPSILON_END - 1.0) * done / task.EPSILON_STEPS, task.EPSILON_END)
             greedy = apply_mlp(learned[0], episodes.observation, jax.nn.relu).argmax(-1).astype(jnp.int32)
             random = jax.random.randint(key_random, (num_envs,), 0, 2)
             action = jnp.where(jax.random.uniform(key_coin, (num_envs,)) < epsilon, random, greedy)
@@ -207,15 +187,15 @@ def dqn(num_envs: int, steps: int, seed: int) -> Result:
 
             def update(index: Any, learned: Any) -> Any:
                 online, target, state, count = learned
-                drawn = jax.random.randint(jax.random.fold_in(key_update, index), (BATCH_SIZE,), 0, stored)
+                drawn = jax.random.randint(jax.random.fold_in(key_update, index), (task.BATCH_SIZE,), 0, stored)
                 batch = jax.tree.map(lambda rows: rows[drawn // num_envs, drawn % num_envs], replay)
                 change, state = optimizer.update(jax.grad(compute_loss)(online, target, batch), state)
                 online, count = optax.apply_updates(online, change), count + 1
-                copies = count % UPDATES_PER_TARGET == 0
+                copies = count % task.UPDATES_PER_TARGET == 0
                 target = jax.tree.map(lambda new, old: jnp.where(copies, new, old), online, target)
                 return online, target, state, count
 
-            due = jnp.maximum((done + num_envs - LEARNING_STARTS) // STEPS_PER_UPDATE, 0) - learned[3]
+            due = jnp.maximum((done + num_envs - task.LEARNING_STARTS) // task.STEPS_PER_UPDATE, 0) - learned[3]
             learned = jax.lax.fori_loop(0, due, update, learned)
             return (learned, episodes, replay), (step.ended, step.episode_return)
 

@@ -26,8 +26,9 @@ from typing import NamedTuple
 os.environ["OMP_NUM_THREADS"] = "1"  # before NumPy is imported
 
 import numpy as np
+import task
 import torch
-from timing import DQN_NET, ENV, seconds_of
+from timing import seconds_of
 from train_speed import make_a2c, make_dqn, run_ours
 
 from agents import DQN
@@ -35,8 +36,6 @@ from agents.agent import Agent
 from agents.parts.replay import PrioritizedReplay, Replay
 from agents.parts.spaces import Box, Discrete, EnvSpec
 from agents.parts.transition import Layout, Transitions, pack
-
-BATCH_SIZE = 128
 
 
 class Row(NamedTuple):
@@ -80,7 +79,7 @@ def environments(quick: bool, compiled: bool) -> Iterator[Row]:
         for num_envs in (1, 16) if quick else (1, 8, 64, 512, 4_096):
             steps = max(num_envs * (60 if quick else 300), 3_000 if quick else 15_000)
             with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-                speed = run_ours(make, "on" if compiled else "off", ENV, num_envs, steps, 0).speed
+                speed = run_ours(make, "on" if compiled else "off", task.ENV, num_envs, steps, 0).speed
             yield Row(f"{name}, environments", f"{num_envs:,}", num_envs / speed, num_envs, "environment step")
 
 
@@ -108,7 +107,7 @@ def update_seconds(batch_size: int, hidden_sizes: list[int], compiled: bool) -> 
 def batches(quick: bool, compiled: bool) -> Iterator[Row]:
     """DQN's gradient step over batch sizes."""
     for batch_size in (32, 128) if quick else (32, 128, 512, 2_048, 8_192):
-        seconds = update_seconds(batch_size, DQN_NET, compiled)
+        seconds = update_seconds(batch_size, task.DQN_NET, compiled)
         yield Row("DQN, batch size", f"{batch_size:,}", seconds, batch_size, "transition")
 
 
@@ -116,7 +115,7 @@ def networks(quick: bool, compiled: bool) -> Iterator[Row]:
     """DQN's gradient step over the width of its two hidden layers."""
     for width in (32, 128) if quick else (32, 64, 128, 256, 512, 1_024):
         parameters = 4 * width + width + width * width + width + width * 2 + 2
-        seconds = update_seconds(BATCH_SIZE, [width, width], compiled)
+        seconds = update_seconds(task.BATCH_SIZE, [width, width], compiled)
         yield Row("DQN, two hidden layers", f"{width:,} wide", seconds, parameters, "parameter")
 
 
@@ -162,11 +161,11 @@ def full_replay(layout: Layout, capacity: int, prioritized: bool, steps: Transit
 
 def draw(replay: Replay, generator: torch.Generator) -> None:
     """A batch, and for priorities what goes with it."""
-    index = replay.draw(BATCH_SIZE, 1, generator)
+    index = replay.draw(task.BATCH_SIZE, 1, generator)
     replay.gather(index, 0.99)
     if isinstance(replay, PrioritizedReplay):
         replay.weights(index, 0.4)
-        replay.update(index, torch.ones(BATCH_SIZE))
+        replay.update(index, torch.ones(task.BATCH_SIZE))
 
 
 def replays(quick: bool, compiled: bool) -> Iterator[Row]:
@@ -180,7 +179,7 @@ def replays(quick: bool, compiled: bool) -> Iterator[Row]:
             with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
                 costs.append(pool.submit(measure_replay, capacity, prioritized).result())
         name = "prioritized replay" if prioritized else "replay"
-        for what, unit, work in (("write", "transition", 1), ("draw", "transition", BATCH_SIZE)):
+        for what, unit, work in (("write", "transition", 1), ("draw", "transition", task.BATCH_SIZE)):
             for capacity, cost in zip(capacities, costs, strict=True):
                 data = capacity * data_bytes
                 note = f"{cost.memory / 1e6:,.1f} MB for {data / 1e6:,.1f} MB of data" if what == "write" else ""

@@ -1,4 +1,4 @@
-"""DQN and A2C of other PyTorch libraries on CartPole, with the settings of timing.py, for train_speed.py.
+"""DQN and A2C of other PyTorch libraries on CartPole, with the settings of task.py, for train_speed.py.
 
 A peer is used as its own examples use it. Every function takes the number of environments, of environment steps, and
 the seed; a peer's package is imported when it runs.
@@ -11,37 +11,15 @@ from typing import Any
 
 import gymnasium
 import numpy as np
+import task
 import torch
 import torch.nn.functional as F
 from floor import make_mlp
 from gymnasium.vector import AutoresetMode
-from timing import (
-    A2C_LEARNING_RATE,
-    A2C_MAX_GRAD_NORM,
-    A2C_NET,
-    BATCH_SIZE,
-    DISCOUNT,
-    DQN_LEARNING_RATE,
-    DQN_MAX_GRAD_NORM,
-    DQN_NET,
-    ENV,
-    EPSILON_END,
-    EPSILON_STEPS,
-    LEARNING_STARTS,
-    REPLAY_CAPACITY,
-    RMSPROP_DECAY,
-    RMSPROP_EPS,
-    ROLLOUT_LENGTH,
-    STEPS_PER_UPDATE,
-    UPDATES_PER_TARGET,
-    VALUE_COEFFICIENT,
-    Clock,
-    Result,
-    epsilon_at,
-)
+from timing import Clock, Result
 from torch import nn
 
-RMSPROP: dict[str, Any] = {"alpha": RMSPROP_DECAY, "eps": RMSPROP_EPS}
+RMSPROP: dict[str, Any] = {"alpha": task.RMSPROP_DECAY, "eps": task.RMSPROP_EPS}
 
 # Stable-Baselines3
 
@@ -53,12 +31,23 @@ def sb3_dqn(num_envs: int, steps: int, seed: int) -> Result:
 
     clock = Clock(steps)
     model = DQN(
-        "MlpPolicy", make_vec_env(ENV, num_envs, seed=seed), learning_rate=DQN_LEARNING_RATE, batch_size=BATCH_SIZE,
-        gamma=DISCOUNT, train_freq=STEPS_PER_UPDATE, gradient_steps=num_envs, buffer_size=REPLAY_CAPACITY,
-        learning_starts=LEARNING_STARTS, target_update_interval=UPDATES_PER_TARGET * STEPS_PER_UPDATE,
-        exploration_fraction=min(EPSILON_STEPS / steps, 1.0), exploration_final_eps=EPSILON_END,
-        max_grad_norm=DQN_MAX_GRAD_NORM, policy_kwargs={"net_arch": DQN_NET}, seed=seed, device="cpu",
-    )  # fmt: skip
+        "MlpPolicy",
+        make_vec_env(task.ENV, num_envs, seed=seed),
+        learning_rate=task.DQN_LEARNING_RATE,
+        batch_size=task.BATCH_SIZE,
+        gamma=task.DISCOUNT,
+        train_freq=task.STEPS_PER_UPDATE,
+        gradient_steps=num_envs,
+        buffer_size=task.REPLAY_CAPACITY,
+        learning_starts=task.LEARNING_STARTS,
+        target_update_interval=task.UPDATES_PER_TARGET * task.STEPS_PER_UPDATE,
+        exploration_fraction=min(task.EPSILON_STEPS / steps, 1.0),
+        exploration_final_eps=task.EPSILON_END,
+        max_grad_norm=task.DQN_MAX_GRAD_NORM,
+        policy_kwargs={"net_arch": task.DQN_NET},
+        seed=seed,
+        device="cpu",
+    )
     return _learn(model, clock)
 
 
@@ -68,13 +57,23 @@ def sb3_a2c(num_envs: int, steps: int, seed: int, vectorized: bool = False) -> R
     from stable_baselines3.common.env_util import make_vec_env
 
     clock = Clock(steps)
-    env = make_sb3_vectorized(num_envs, seed) if vectorized else make_vec_env(ENV, num_envs, seed=seed)
+    env = make_sb3_vectorized(num_envs, seed) if vectorized else make_vec_env(task.ENV, num_envs, seed=seed)
     optimizer = {"optimizer_class": torch.optim.RMSprop, "optimizer_kwargs": RMSPROP}
     model = A2C(
-        "MlpPolicy", env, learning_rate=A2C_LEARNING_RATE, n_steps=ROLLOUT_LENGTH, gamma=DISCOUNT, gae_lambda=1.0,
-        ent_coef=0.0, vf_coef=VALUE_COEFFICIENT, max_grad_norm=A2C_MAX_GRAD_NORM, use_rms_prop=False, seed=seed,
-        device="cpu", policy_kwargs={"net_arch": A2C_NET, **optimizer},
-    )  # fmt: skip
+        "MlpPolicy",
+        env,
+        learning_rate=task.A2C_LEARNING_RATE,
+        n_steps=task.ROLLOUT_LENGTH,
+        gamma=task.DISCOUNT,
+        gae_lambda=1.0,
+        ent_coef=0.0,
+        vf_coef=task.VALUE_COEFFICIENT,
+        max_grad_norm=task.A2C_MAX_GRAD_NORM,
+        use_rms_prop=False,
+        seed=seed,
+        device="cpu",
+        policy_kwargs={"net_arch": task.A2C_NET, **optimizer},
+    )
     return _learn(model, clock)
 
 
@@ -96,7 +95,7 @@ def make_sb3_vectorized(num_envs: int, seed: int) -> Any:
 
     class Vectorized(VecEnv):  # type: ignore[misc, unused-ignore]  # untyped where the peer is not installed
         def __init__(self) -> None:
-            self.envs: Any = gymnasium.make_vec(ENV, num_envs, vectorization_mode="vector_entry_point")
+            self.envs: Any = gymnasium.make_vec(task.ENV, num_envs, vectorization_mode="vector_entry_point")
             super().__init__(num_envs, self.envs.single_observation_space, self.envs.single_action_space)
             self.returns = np.zeros(num_envs)
 
@@ -164,28 +163,28 @@ def tianshou_dqn(num_envs: int, steps: int, seed: int) -> Result:
 
     clock = Clock(steps)
     policy = DiscreteQLearningPolicy(
-        model=Net(state_shape=4, action_shape=2, hidden_sizes=DQN_NET),
+        model=Net(state_shape=4, action_shape=2, hidden_sizes=task.DQN_NET),
         action_space=gymnasium.spaces.Discrete(2), eps_training=1.0,
     )  # fmt: skip
     algorithm = DQN(
-        policy=policy, optim=AdamOptimizerFactory(lr=DQN_LEARNING_RATE), gamma=DISCOUNT, is_double=False,
-        target_update_freq=UPDATES_PER_TARGET, huber_loss_delta=1.0,
+        policy=policy, optim=AdamOptimizerFactory(lr=task.DQN_LEARNING_RATE), gamma=task.DISCOUNT, is_double=False,
+        target_update_freq=task.UPDATES_PER_TARGET, huber_loss_delta=1.0,
     )  # fmt: skip
-    replay, returns = VectorReplayBuffer(REPLAY_CAPACITY, num_envs), _Returns(num_envs)
+    replay, returns = VectorReplayBuffer(task.REPLAY_CAPACITY, num_envs), _Returns(num_envs)
     envs = _make_tianshou_envs(DummyVectorEnv, num_envs, seed)
     collector = Collector(algorithm, envs, replay, exploration_noise=True, on_step_hook=returns)
     collector.reset()
-    collector.collect(n_step=LEARNING_STARTS, random=True)
-    a_round = STEPS_PER_UPDATE * num_envs  # a step of the trainer: this many environment steps, then their updates
+    collector.collect(n_step=task.LEARNING_STARTS, random=True)
+    a_round = task.STEPS_PER_UPDATE * num_envs  # a step of the trainer: this many environment steps, then their updates
 
     def before_step(epoch: int, step: int) -> None:
-        clock.tick(LEARNING_STARTS + step)
-        policy.set_eps_training(epsilon_at(LEARNING_STARTS + step))
+        clock.tick(task.LEARNING_STARTS + step)
+        policy.set_eps_training(task.epsilon_at(task.LEARNING_STARTS + step))
 
     parameters = OffPolicyTrainerParams(
-        training_collector=collector, max_epochs=1, epoch_num_steps=steps - LEARNING_STARTS,
-        collection_step_num_env_steps=a_round, batch_size=BATCH_SIZE, training_fn=before_step, verbose=False,
-        update_step_num_gradient_steps_per_sample=1 / STEPS_PER_UPDATE, show_progress=False,
+        training_collector=collector, max_epochs=1, epoch_num_steps=steps - task.LEARNING_STARTS,
+        collection_step_num_env_steps=a_round, batch_size=task.BATCH_SIZE, training_fn=before_step, verbose=False,
+        update_step_num_gradient_steps_per_sample=1 / task.STEPS_PER_UPDATE, show_progress=False,
     )  # fmt: skip
     algorithm.run_training(parameters)
     return clock.stop(steps, returns.finished)
@@ -203,17 +202,23 @@ def tianshou_a2c(num_envs: int, steps: int, seed: int) -> Result:
     from tianshou.utils.net.discrete import DiscreteActor, DiscreteCritic
 
     clock = Clock(steps)
-    actor, critic = (Net(state_shape=4, hidden_sizes=A2C_NET, activation=nn.Tanh) for _ in range(2))
+    actor, critic = (Net(state_shape=4, hidden_sizes=task.A2C_NET, activation=nn.Tanh) for _ in range(2))
     policy = DiscreteActorPolicy(
         actor=DiscreteActor(preprocess_net=actor, action_shape=2, softmax_output=False),
         action_space=gymnasium.spaces.Discrete(2),
     )
     algorithm = A2C(
-        policy=policy, critic=DiscreteCritic(preprocess_net=critic), gamma=DISCOUNT, gae_lambda=1.0, ent_coef=0.0,
-        vf_coef=VALUE_COEFFICIENT, max_grad_norm=A2C_MAX_GRAD_NORM, max_batchsize=ROLLOUT_LENGTH * num_envs,
-        optim=RMSpropOptimizerFactory(lr=A2C_LEARNING_RATE, **RMSPROP),
-    )  # fmt: skip
-    a_round = ROLLOUT_LENGTH * num_envs
+        policy=policy,
+        critic=DiscreteCritic(preprocess_net=critic),
+        gamma=task.DISCOUNT,
+        gae_lambda=1.0,
+        ent_coef=0.0,
+        vf_coef=task.VALUE_COEFFICIENT,
+        max_grad_norm=task.A2C_MAX_GRAD_NORM,
+        max_batchsize=task.ROLLOUT_LENGTH * num_envs,
+        optim=RMSpropOptimizerFactory(lr=task.A2C_LEARNING_RATE, **RMSPROP),
+    )
+    a_round = task.ROLLOUT_LENGTH * num_envs
     rollout, returns = VectorReplayBuffer(a_round, num_envs), _Returns(num_envs)
     envs = _make_tianshou_envs(DummyVectorEnv, num_envs, seed)
     collector = Collector(algorithm, envs, rollout, on_step_hook=returns)
@@ -244,7 +249,7 @@ class _Returns:
 def _make_tianshou_envs(kind: Any, num_envs: int, seed: int) -> Any:
     np.random.seed(seed)
     torch.manual_seed(seed)
-    envs = kind([partial(gymnasium.make, ENV)] * num_envs)
+    envs = kind([partial(gymnasium.make, task.ENV)] * num_envs)
     envs.seed(seed)
     return envs
 
@@ -262,14 +267,16 @@ def torchrl_dqn(num_envs: int, steps: int, seed: int) -> Result:
 
     clock = Clock(steps)
     env = _make_torchrl_env(num_envs, seed)
-    actor = QValueActor(make_mlp([4, *DQN_NET, 2], nn.ReLU), in_keys=["observation"], spec=env.action_spec_unbatched)
-    greedy = EGreedyModule(actor.spec, eps_init=1.0, eps_end=EPSILON_END, annealing_num_steps=EPSILON_STEPS)
+    actor = QValueActor(
+        make_mlp([4, *task.DQN_NET, 2], nn.ReLU), in_keys=["observation"], spec=env.action_spec_unbatched
+    )
+    greedy = EGreedyModule(actor.spec, eps_init=1.0, eps_end=task.EPSILON_END, annealing_num_steps=task.EPSILON_STEPS)
     loss = DQNLoss(actor, loss_function="smooth_l1", delay_value=True)
-    loss.make_value_estimator(gamma=DISCOUNT)
-    target = HardUpdate(loss, value_network_update_interval=UPDATES_PER_TARGET)
-    optimizer = torch.optim.Adam(loss.parameters(), lr=DQN_LEARNING_RATE)
-    replay = TensorDictReplayBuffer(storage=LazyTensorStorage(REPLAY_CAPACITY), batch_size=BATCH_SIZE)
-    a_round = STEPS_PER_UPDATE * num_envs
+    loss.make_value_estimator(gamma=task.DISCOUNT)
+    target = HardUpdate(loss, value_network_update_interval=task.UPDATES_PER_TARGET)
+    optimizer = torch.optim.Adam(loss.parameters(), lr=task.DQN_LEARNING_RATE)
+    replay = TensorDictReplayBuffer(storage=LazyTensorStorage(task.REPLAY_CAPACITY), batch_size=task.BATCH_SIZE)
+    a_round = task.STEPS_PER_UPDATE * num_envs
     done, returns = 0, list[float]()
     policy = TensorDictSequential(actor, greedy)
     for data in Collector(env, policy, frames_per_batch=a_round, total_frames=steps, trust_policy=True):
@@ -279,10 +286,10 @@ def torchrl_dqn(num_envs: int, steps: int, seed: int) -> Result:
         replay.extend(data)
         greedy.step(data.numel())
         returns += _torchrl_returns(data)
-        for _ in range(num_envs if done >= LEARNING_STARTS else 0):
+        for _ in range(num_envs if done >= task.LEARNING_STARTS else 0):
             optimizer.zero_grad()
             loss(replay.sample())["loss"].backward()
-            nn.utils.clip_grad_norm_(loss.parameters(), DQN_MAX_GRAD_NORM)
+            nn.utils.clip_grad_norm_(loss.parameters(), task.DQN_MAX_GRAD_NORM)
             optimizer.step()
             target.step()
     return clock.stop(done, returns)
@@ -298,16 +305,16 @@ def torchrl_a2c(num_envs: int, steps: int, seed: int) -> Result:
 
     clock = Clock(steps)
     env = _make_torchrl_env(num_envs, seed)
-    logits = TensorDictModule(make_mlp([4, *A2C_NET, 2], nn.Tanh), in_keys=["observation"], out_keys=["logits"])
+    logits = TensorDictModule(make_mlp([4, *task.A2C_NET, 2], nn.Tanh), in_keys=["observation"], out_keys=["logits"])
     actor = ProbabilisticActor(
         logits, in_keys=["logits"], distribution_class=OneHotCategorical, spec=env.action_spec_unbatched
     )
-    critic = ValueOperator(make_mlp([4, *A2C_NET, 1], nn.Tanh), in_keys=["observation"])
-    advantage = GAE(gamma=DISCOUNT, lmbda=1.0, value_network=critic)
-    loss = A2CLoss(actor, critic, loss_critic_type="l2", entropy_bonus=False, critic_coeff=VALUE_COEFFICIENT)
-    optimizer = torch.optim.RMSprop(loss.parameters(), lr=A2C_LEARNING_RATE, **RMSPROP)
+    critic = ValueOperator(make_mlp([4, *task.A2C_NET, 1], nn.Tanh), in_keys=["observation"])
+    advantage = GAE(gamma=task.DISCOUNT, lmbda=1.0, value_network=critic)
+    loss = A2CLoss(actor, critic, loss_critic_type="l2", entropy_bonus=False, critic_coeff=task.VALUE_COEFFICIENT)
+    optimizer = torch.optim.RMSprop(loss.parameters(), lr=task.A2C_LEARNING_RATE, **RMSPROP)
     done, returns = 0, list[float]()
-    a_round = ROLLOUT_LENGTH * num_envs
+    a_round = task.ROLLOUT_LENGTH * num_envs
     for data in Collector(env, actor, frames_per_batch=a_round, total_frames=steps, trust_policy=True):
         done += data.numel()
         clock.tick(done)
@@ -317,7 +324,7 @@ def torchrl_a2c(num_envs: int, steps: int, seed: int) -> Result:
         terms = loss(data.reshape(-1))
         optimizer.zero_grad()
         (terms["loss_objective"] + terms["loss_critic"]).backward()
-        nn.utils.clip_grad_norm_(loss.parameters(), A2C_MAX_GRAD_NORM)
+        nn.utils.clip_grad_norm_(loss.parameters(), task.A2C_MAX_GRAD_NORM)
         optimizer.step()
     return clock.stop(done, returns)
 
@@ -325,7 +332,7 @@ def torchrl_a2c(num_envs: int, steps: int, seed: int) -> Result:
 def _make_torchrl_env(num_envs: int, seed: int) -> Any:
     from torchrl.envs import GymEnv, RewardSum, SerialEnv, TransformedEnv
 
-    make = partial(GymEnv, ENV, device="cpu")
+    make = partial(GymEnv, task.ENV, device="cpu")
     # With num_envs GymEnv would give each environment a process.
     env = TransformedEnv(make() if num_envs == 1 else SerialEnv(num_envs, make), RewardSum())
     env.set_seed(seed)
@@ -347,13 +354,13 @@ def single_file_dqn(num_envs: int, steps: int, seed: int) -> Result:
     random = np.random.default_rng(seed)
     torch.manual_seed(seed)
     envs = gymnasium.make_vec(
-        ENV, num_envs, vectorization_mode="sync", vector_kwargs={"autoreset_mode": AutoresetMode.SAME_STEP}
+        task.ENV, num_envs, vectorization_mode="sync", vector_kwargs={"autoreset_mode": AutoresetMode.SAME_STEP}
     )
-    online, target = (make_mlp([4, *DQN_NET, 2], nn.ReLU) for _ in range(2))
+    online, target = (make_mlp([4, *task.DQN_NET, 2], nn.ReLU) for _ in range(2))
     target.load_state_dict(online.state_dict())
-    optimizer = torch.optim.Adam(online.parameters(), lr=DQN_LEARNING_RATE)
+    optimizer = torch.optim.Adam(online.parameters(), lr=task.DQN_LEARNING_RATE)
 
-    length = REPLAY_CAPACITY // num_envs
+    length = task.REPLAY_CAPACITY // num_envs
     observations, successors = (np.zeros((length, num_envs, 4), np.float32) for _ in range(2))
     actions = np.zeros((length, num_envs), np.int64)
     rewards, terminations = (np.zeros((length, num_envs), np.float32) for _ in range(2))
@@ -365,7 +372,7 @@ def single_file_dqn(num_envs: int, steps: int, seed: int) -> Result:
         clock.tick(done)
         with torch.no_grad():
             action = online(torch.from_numpy(observation)).argmax(1).numpy()
-        explores = random.random(num_envs) < epsilon_at(done)
+        explores = random.random(num_envs) < task.epsilon_at(done)
         action = np.where(explores, random.integers(2, size=num_envs), action)
         following, reward, terminated, truncated, info = envs.step(action)
         successor = following.copy()
@@ -379,20 +386,20 @@ def single_file_dqn(num_envs: int, steps: int, seed: int) -> Result:
         successors[row], terminations[row] = successor, terminated
         observation = following
 
-        while updates < (done + num_envs - LEARNING_STARTS) // STEPS_PER_UPDATE:
-            rows = random.integers(min(round_ + 1, length), size=BATCH_SIZE)
-            columns = random.integers(num_envs, size=BATCH_SIZE)
+        while updates < (done + num_envs - task.LEARNING_STARTS) // task.STEPS_PER_UPDATE:
+            rows = random.integers(min(round_ + 1, length), size=task.BATCH_SIZE)
+            columns = random.integers(num_envs, size=task.BATCH_SIZE)
             batch = (observations, actions, rewards, successors, terminations)
             x, a, r, y, ended = (torch.from_numpy(field[rows, columns]) for field in batch)
             with torch.no_grad():
-                wanted = r + DISCOUNT * (1 - ended) * target(y).amax(1)
+                wanted = r + task.DISCOUNT * (1 - ended) * target(y).amax(1)
             loss = F.smooth_l1_loss(online(x).gather(1, a.unsqueeze(1)).squeeze(1), wanted)
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call, unused-ignore]
-            nn.utils.clip_grad_norm_(online.parameters(), DQN_MAX_GRAD_NORM)
+            nn.utils.clip_grad_norm_(online.parameters(), task.DQN_MAX_GRAD_NORM)
             optimizer.step()
             updates += 1
-            if updates % UPDATES_PER_TARGET == 0:
+            if updates % task.UPDATES_PER_TARGET == 0:
                 target.load_state_dict(online.state_dict())
     envs.close()
     return clock.stop(steps // num_envs * num_envs, returns)

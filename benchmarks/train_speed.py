@@ -5,7 +5,7 @@
     python benchmarks/train_speed.py --only floor rlloss --repeats 1
     python benchmarks/train_speed.py --cold                      # ours compiles without what it compiled before
 
-All have the same networks, optimisers, batch sizes, update ratios (timing.py) and one thread. They take turns, each
+All have the same networks, optimisers, batch sizes, update ratios (task.py) and one thread. They take turns, each
 run in a process of its own, so that the ratios hold where the machine's speed drifts: they are of runs of the same
 turn, and the table has their medians. A peer that is not installed is left out. Single runs go to stderr as they end.
 
@@ -40,31 +40,10 @@ os.environ |= dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM
 
 import csv
 
+import task
 import torch
 from floor import check, floor_a2c, floor_dqn
-from timing import (
-    A2C_LEARNING_RATE,
-    A2C_MAX_GRAD_NORM,
-    A2C_NET,
-    BATCH_SIZE,
-    DISCOUNT,
-    DQN_LEARNING_RATE,
-    DQN_MAX_GRAD_NORM,
-    DQN_NET,
-    ENV,
-    EPSILON_END,
-    EPSILON_STEPS,
-    LEARNING_STARTS,
-    REPLAY_CAPACITY,
-    RMSPROP_EPS,
-    ROLLOUT_LENGTH,
-    STEPS_PER_UPDATE,
-    UPDATES_PER_TARGET,
-    VALUE_COEFFICIENT,
-    Clock,
-    Result,
-    Run,
-)
+from timing import Clock, Result, Run
 from torch_peers import (
     sb3_a2c,
     sb3_dqn,
@@ -87,20 +66,33 @@ OURS = EAGER, COMPILED, ON_DEVICE
 def make_dqn() -> DQN:
     """Our DQN with the benchmark's settings."""
     return DQN(
-        loss=TDLoss(SmoothL1Loss()), discount=DISCOUNT, hidden_sizes=DQN_NET, learning_rate=DQN_LEARNING_RATE,
-        batch_size=BATCH_SIZE, replay_ratio=1 / STEPS_PER_UPDATE, replay_capacity=REPLAY_CAPACITY,
-        learning_starts=LEARNING_STARTS, target_update_every=UPDATES_PER_TARGET, max_grad_norm=DQN_MAX_GRAD_NORM,
-        epsilon_end=EPSILON_END, epsilon_steps=EPSILON_STEPS,
-    )  # fmt: skip
+        loss=TDLoss(SmoothL1Loss()),
+        discount=task.DISCOUNT,
+        hidden_sizes=task.DQN_NET,
+        learning_rate=task.DQN_LEARNING_RATE,
+        batch_size=task.BATCH_SIZE,
+        replay_ratio=1 / task.STEPS_PER_UPDATE,
+        replay_capacity=task.REPLAY_CAPACITY,
+        learning_starts=task.LEARNING_STARTS,
+        target_update_every=task.UPDATES_PER_TARGET,
+        max_grad_norm=task.DQN_MAX_GRAD_NORM,
+        epsilon_end=task.EPSILON_END,
+        epsilon_steps=task.EPSILON_STEPS,
+    )
 
 
 def make_a2c() -> A2C:
     """Our A2C with the benchmark's settings, which are Stable-Baselines3's defaults."""
     return A2C(
-        critic_loss=MSELoss(), discount=DISCOUNT, rollout_length=ROLLOUT_LENGTH, hidden_sizes=A2C_NET,
-        value_coefficient=VALUE_COEFFICIENT, learning_rate=A2C_LEARNING_RATE, optimizer_args={"eps": RMSPROP_EPS},
-        max_grad_norm=A2C_MAX_GRAD_NORM,
-    )  # fmt: skip
+        critic_loss=MSELoss(),
+        discount=task.DISCOUNT,
+        rollout_length=task.ROLLOUT_LENGTH,
+        hidden_sizes=task.A2C_NET,
+        value_coefficient=task.VALUE_COEFFICIENT,
+        learning_rate=task.A2C_LEARNING_RATE,
+        optimizer_args={"eps": task.RMSPROP_EPS},
+        max_grad_norm=task.A2C_MAX_GRAD_NORM,
+    )
 
 
 def run_ours(
@@ -149,8 +141,8 @@ class Case(NamedTuple):
 def ours(make: Callable[[], Agent]) -> dict[str, Run]:
     """The rows of ours in Gymnasium's environments, and on the device."""
     return {
-        EAGER: partial(run_ours, make, "off", ENV),
-        COMPILED: partial(run_ours, make, "on", ENV),
+        EAGER: partial(run_ours, make, "off", task.ENV),
+        COMPILED: partial(run_ours, make, "on", task.ENV),
         ON_DEVICE: partial(run_ours, make, "on", DEVICE_ENV),
     }
 
@@ -270,7 +262,9 @@ def main() -> None:
     for name in PACKAGES:
         if missing(name):
             print(f"{name} is left out: {', '.join(missing(name))} not installed")
-    print(f"{ENV}, torch {torch.__version__}, 1 thread, median of {options.repeats}, environment steps per second\n")
+    print(
+        f"{task.ENV}, torch {torch.__version__}, 1 thread, median of {options.repeats}, environment steps per second\n"
+    )
     print("| training | who | steps/s | from start | start-up | return | eager is | compiled is | on the device is |")
     print("|---|---|---:|---:|---:|---:|---:|---:|---:|")
     for case in CASES:
