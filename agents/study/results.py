@@ -17,7 +17,7 @@ from typing import Any
 import yaml
 
 from agents.run.checkpoint import write_atomic
-from agents.study.variants import Study
+from agents.study.variants import Job, Study
 
 _CURVE_FIELDS = ["environment", "variant", "seed", "step", "eval_return"]
 _FAILURE_FIELDS = ["environment", "variant", "seed", "error"]
@@ -36,6 +36,7 @@ class Run:
         final_return: Mean return of the last evaluation.
         steps_to_threshold: Steps before the first evaluation at or above the threshold; None where there is none.
         seconds_to_threshold: Seconds before it.
+        configuration: Digest of its configuration; empty where a file does not tell.
     """
 
     environment: str
@@ -46,6 +47,7 @@ class Run:
     final_return: float
     steps_to_threshold: int | None
     seconds_to_threshold: float | None
+    configuration: str = ""
 
 
 @dataclass(frozen=True)
@@ -67,10 +69,8 @@ class Results:
     versions: dict[str, str]
 
 
-def read_run(
-    folder: Path, environment: str, variant: str, seed: int, threshold: float | None
-) -> tuple[Run, list[tuple[int, float]]]:
-    """A run and its evaluations, from its run directory.
+def read_run(folder: Path, job: Job, threshold: float | None) -> tuple[Run, list[tuple[int, float]]]:
+    """The run of a job and its evaluations, from its run directory.
 
     Raises:
         ValueError: No evaluation is in it.
@@ -80,11 +80,11 @@ def read_run(
     if not rows:
         raise ValueError(f"study: {folder} holds no evaluation")
     curve = [(int(row["step"]), float(row["eval_return_mean"])) for row in rows]
-    above = [k for k, (_, value) in enumerate(curve) if threshold is not None and value >= threshold]
     seconds = [float(row["seconds"]) for row in rows]
+    first = next((k for k, (_, value) in enumerate(curve) if threshold is not None and value >= threshold), None)
+    reached = (None, None) if first is None else (curve[first][0], seconds[first])
     steps, final = curve[-1]
-    reached = (curve[above[0]][0], seconds[above[0]]) if above else (None, None)
-    return Run(environment, variant, seed, steps, seconds[-1], final, *reached), curve
+    return Run(*job.key, steps, seconds[-1], final, reached[0], reached[1], job.digest), curve
 
 
 def write_results(directory: Path, results: Results) -> None:
@@ -143,6 +143,7 @@ def _to_run(row: Mapping[str, str]) -> Run:
         float(row["final_return"]),
         int(steps) if steps else None,
         float(seconds) if seconds else None,
+        row.get("configuration", ""),
     )
 
 

@@ -1,7 +1,7 @@
 """Runs a study: its runs each in a process of its own, several at a time, restartable.
 
-A run that is done is not run again, one that was stopped goes on from its checkpoint, and one whose configuration has
-changed since begins anew.
+A run that is done is not run again, be it only in results.csv, which may come from another machine; one that was
+stopped goes on from its checkpoint, and one whose configuration has changed since begins anew.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal, NoReturn
+from typing import Literal, NoReturn, TypeAlias
 
 from tqdm import tqdm
 
@@ -25,9 +25,12 @@ from agents.run.checkpoint import write_atomic
 from agents.run.training import Interrupted, catch_signals
 from agents.study.executors import Execution, Executor, Local, Ray, run_in
 from agents.study.report import report
-from agents.study.results import Results, read_run, write_results
+from agents.study.results import Results, Run, read_results, read_run, write_results
 from agents.study.variants import Job, Study, load_study
 from rlloss.core.checks import check_choice, check_integer
+
+# What is known already of runs that are done.
+Earlier: TypeAlias = Mapping[Job, tuple[Run, list[tuple[int, float]]]]
 
 _POLL_SECONDS = 0.5
 _POLL_SECONDS_OF_A_LOG = 30.0
@@ -65,7 +68,7 @@ def study(
         The study's directory.
 
     Raises:
-        ValueError: Not a study's file, or an argument that ``agents train`` refuses.
+        ValueError: Not a study's file, an argument that ``agents train`` refuses, or a damaged file of earlier results.
         StudyFailed: Runs failed; the same command tries them again.
         Interrupted: SIGINT or SIGTERM came; the runs have left checkpoints, and the same command goes on.
     """
@@ -76,9 +79,11 @@ def study(
         check_integer("study", "seeds", seeds, low=1)
     plan, every = load_study(config, seeds=None if seeds is None else range(seeds))
     folder = Path(directory) / _slug(plan.name)
+    earlier = _earlier(folder, plan, every)
     runner = _Runner(
         folder,
         [job for job in every if only in job.variant or only in job.environment],
+        earlier,
         Local() if executor == "local" else Ray(),
         jobs,
     )
@@ -92,7 +97,7 @@ def study(
                 _show(bar, runner)
                 time.sleep(_POLL_SECONDS)
             _show(bar, runner)
-        results = collect(folder, plan, every)
+        results = collect(folder, plan, every, earlier)
         write_results(folder, results)
         if stop.number is not None:
             raise Interrupted(stop.number, again)
@@ -126,6 +131,22 @@ def _slug(name: str) -> str:
     return re.sub(r"[^\w.=-]+", "-", name).strip("-") or "study"
 
 
+def _earlier(directory: Path, plan: Study, jobs: Sequence[Job]) -> Earlier:
+    """The runs that the study's small files tell of, and that are of the same configuration and threshold."""
+    if not (directory / "results.csv").exists():
+        return {}
+    results = read_results(directory)
+    runs = {(run.environment, run.variant, run.seed): run for run in results.runs}
+    thresholds, known = ({at.name: at.threshold for at in study.environments} for study in (plan, results.study))
+    return {
+        job: (runs[job.key], results.curves[job.key])
+        for job in jobs
+        if job.key in runs
+        and runs[job.key].configuration == job.digest
+        and known[job.environment] == thresholds[job.environment]
+    }
+
+
 def folder_of(directory: Path, job: Job) -> Path:
     """Where a run and what belongs to it lie."""
     return directory / "runs" / _slug(job.environment) / _slug(job.variant) / f"s{job.seed}"
@@ -134,9 +155,12 @@ def folder_of(directory: Path, job: Job) -> Path:
 class _Runner:
     """The runs of a study, those that wait, those that run and those that have ended."""
 
-    def __init__(self, directory: Path, jobs: Sequence[Job], executor: Executor, number: int | None) -> None:
+    def __init__(
+        self, directory: Path, jobs: Sequence[Job], earlier: Earlier, executor: Executor, number: int | None
+    ) -> None:
         self.directory = directory
         self.jobs = list(jobs)
+        self.earlier = earlier
         self.executor = executor
         self.number = executor.slots if number is None else number
         self.steps = sum(job.steps for job in jobs)
@@ -149,7 +173,8 @@ class _Runner:
 
     def _is_done(self, job: Job) -> bool:
         folder = self._folder(job)
-        return (folder / "done").exists() and (folder / "job.yaml").read_text() == job.configuration
+        here = (folder / "done").exists() and (folder / "job.yaml").read_text() == job.configuration
+        return here or job in self.earlier
 
     def forget_changed(self) -> None:
         """Remove the runs of another configuration than the study's."""
@@ -199,7 +224,9 @@ class _Runner:
 
     def steps_done(self) -> int:
         """Environment steps taken so far in all runs."""
-        return sum(min(_last_step(self._folder(job)), job.steps) for job in self.jobs)
+        return sum(
+            job.steps if job in self.earlier else min(_last_step(self._folder(job)), job.steps) for job in self.jobs
+        )
 
     def summary(self) -> str:
         """How many runs are where."""
@@ -215,19 +242,21 @@ def _last_step(folder: Path) -> int:
         return max((int(row["step"]) for row in csv.DictReader(file)), default=0)
 
 
-def collect(directory: Path, plan: Study, jobs: Sequence[Job]) -> Results:
+def collect(directory: Path, plan: Study, jobs: Sequence[Job], earlier: Earlier) -> Results:
     """What the runs of a study have come to."""
     thresholds = {environment.name: environment.threshold for environment in plan.environments}
     results = Results(plan, [], {}, [], versions())
     for job in jobs:
         folder = folder_of(directory, job)
-        key = job.environment, job.variant, job.seed
         run = run_in(folder)
         if run is not None and (folder / "done").exists():
-            finished, results.curves[key] = read_run(run, *key, thresholds[job.environment])
+            finished, results.curves[job.key] = read_run(run, job, thresholds[job.environment])
+            results.runs.append(finished)
+        elif job in earlier:
+            finished, results.curves[job.key] = earlier[job]
             results.runs.append(finished)
         elif (folder / "error.txt").exists():
-            results.failures.append((*key, (folder / "error.txt").read_text()))
+            results.failures.append((*job.key, (folder / "error.txt").read_text()))
     return results
 
 

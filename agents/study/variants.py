@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
@@ -100,6 +101,16 @@ class Job:
     seed: int
     steps: int
     configuration: str
+
+    @property
+    def key(self) -> tuple[str, str, int]:
+        """Environment, variant and seed."""
+        return self.environment, self.variant, self.seed
+
+    @property
+    def digest(self) -> str:
+        """Tells its configuration from others in results.csv."""
+        return hashlib.sha256(self.configuration.encode()).hexdigest()[:12]
 
 
 def make_train_parser(description: str | None = None) -> ArgumentParser:
