@@ -169,7 +169,7 @@ def train(
         EnvironmentFault: An environment raised, or returned a number that is not finite; a checkpoint was written
             that resume goes on from, with new episodes.
         DivergedError: A loss or an action is no longer finite; the last checkpoint is kept.
-        Interrupted: SIGINT or SIGTERM came, and a checkpoint was written.
+        Interrupted: SIGINT, SIGTERM or SIGHUP came, and a checkpoint was written.
     """
     settings = Settings(
         env=env,
@@ -354,12 +354,15 @@ class Stop:
 
 @contextmanager
 def catch_signals() -> Iterator[Stop]:
-    """Turn the first SIGINT or SIGTERM into a request to stop; a second one acts as usual."""
+    """Turn the first SIGINT, SIGTERM or SIGHUP into a request to stop; a second one acts as usual."""
     stop = Stop()
     if threading.current_thread() is not threading.main_thread():
         yield stop  # only the main thread may set handlers
         return
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    hangup = getattr(signal, "SIGHUP", None)  # Windows has none
+    if hangup is not None and signal.getsignal(hangup) is not signal.SIG_IGN:  # nohup: to outlive its terminal
+        before[hangup] = signal.getsignal(hangup)
 
     def handle(number: int, frame: FrameType | None) -> None:
         stop.number = number

@@ -88,8 +88,13 @@ def compare(runs: Sequence[Path | str], *, output: Path | str | None = None) -> 
         The table.
 
     Raises:
-        ValueError: Not a run directory, one without a row of metrics, or a file that cannot be written.
+        ValueError: Not a run directory, one that comes twice or is without a row of metrics, or a file that cannot be
+            written.
     """
+    places = [Path(run).resolve() for run in runs]
+    twice = next((run for run, place in zip(runs, places, strict=True) if places.count(place) > 1), None)
+    if twice is not None:
+        raise ValueError(f"compare: {twice} comes twice, which would count its returns twice")
     groups = make_groups([read_run(Path(run)) for run in runs])
     path = None if output is None else Path(output)
     if path is not None and path.suffix.lower() not in (*PICTURES, ".html"):
@@ -173,11 +178,17 @@ def _rows(groups: Sequence[Group]) -> Table:
         steps, seconds = group.mean("step"), group.mean("seconds")
         final = UNKNOWN if math.isnan(group.final_return.value) else format_interval(group.final_return)
         rows.append((
-            group.label, str(len(group.runs)), final, format_number(group.mean("return_mean")), f"{steps:,.0f}",
+            group.label, str(len(group.runs)), final, format_number(group.mean("return_mean")), _span(group),
             format_number(seconds), format_number(steps / seconds, 0) if seconds else UNKNOWN,
         ))  # fmt: skip
     head = ["", "runs", "final return [95%]", "training return", "steps", "seconds", "steps/s"]
     return Table("Runs", head, rows)
+
+
+def _span(group: Group) -> str:
+    """The runs' steps: from the shortest to the longest where one is not as far as the others."""
+    fewest, most = (end(run.last("step") for run in group.runs) for end in (min, max))
+    return f"{most:,.0f}" if most - fewest <= group.runs[0].config["num_envs"] else f"{fewest:,.0f} to {most:,.0f}"
 
 
 def _as_text(groups: Sequence[Group]) -> str:

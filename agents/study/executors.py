@@ -10,6 +10,7 @@ import runpy
 import shutil
 import sys
 import traceback
+import warnings
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -65,6 +66,8 @@ def next_command(job: Job, folder: Path) -> list[str]:
 def _work(job: Job, folder: Path) -> int:
     """Begin a run, or go on with it, in this process, as ``python -m agents`` does; its exit code."""
     sys.argv = ["agents", *next_command(job, folder)]
+    # runpy's: the process that this one is forked from has imported the module, and done nothing with it.
+    warnings.filterwarnings("ignore", "'agents.__main__' found in sys.modules", RuntimeWarning)
     with (
         (folder / "log.txt").open("a", buffering=1) as log,
         contextlib.redirect_stdout(log),

@@ -99,6 +99,22 @@ class Panel:
         return "points" if self.items and isinstance(self.items[0], Point) else "curves"
 
 
+def heights(panel: Panel) -> tuple[float, float] | None:
+    """The vertical range of curves: bands that go far beyond all lines, as those of two runs do, are cut off."""
+    values = np.concatenate([[], *(item.y.value for item in panel.items if isinstance(item, Curve))])
+    ends = np.concatenate([[], *(end for item in panel.items if isinstance(item, Curve) for end in item.y[1:])])
+    ends = ends[np.isfinite(ends)]
+    if not ends.size or values.min() == values.max():
+        return None
+    room = (values.max() - values.min()) / 2
+    low, high = max(values.min() - room, ends.min()), min(values.max() + room, ends.max())
+    low, high = min(low, values.min()), max(high, values.max())
+    if panel.mark is not None:
+        low, high = min(low, panel.mark), max(high, panel.mark)
+    edge = (high - low) / 20
+    return float(low - edge), float(high + edge)
+
+
 def draw(panels: Sequence[Panel], variants: Sequence[str], ending: str) -> bytes:
     """Draw panels side by side, curves with one legend below.
 
@@ -160,6 +176,8 @@ def _draw_panel(panel: Panel, variants: Sequence[str], axis: Axes) -> None:
     if panel.kind == "points":
         axis.set_yticks(range(len(variants)), variants, parse_math=False)
         axis.set_ylim(len(variants) - 0.5, -0.5)
+    if (vertical := heights(panel)) is not None:
+        axis.set_ylim(vertical)
     if panel.limits is not None:
         axis.set_xlim(panel.limits)
     elif axis.get_xlim()[1] >= 1000:
@@ -212,6 +230,8 @@ def plotly_panel(panel: Panel, variants: Sequence[str]) -> dict[str, Any]:
             "range": [len(variants) - 0.5, -0.5],
         }
         layout["height"] = 110 + 30 * len(variants)
+    if (vertical := heights(panel)) is not None:
+        layout["yaxis"]["range"] = list(vertical)
     if panel.limits is not None:
         layout["xaxis"]["range"] = list(panel.limits)
     if panel.mark is not None:

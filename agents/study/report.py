@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from agents.run.configuration import dump_config
+from agents.run.configuration import dump_config, flatten
 from agents.study.figures import Curve, Panel, Point, draw
 from agents.study.page import (
     NEVER,
@@ -44,9 +44,10 @@ from agents.study.statistics import (
     performance_profile,
     probability_of_improvement,
 )
-from agents.study.variants import Environment, Variant
+from agents.study.variants import Environment
 
-COMPARISON = ["Difference to base [95%]", "Supported by the data?", "p"]
+# Below so many runs in an environment, intervals are much too narrow.
+FEW_RUNS = 5
 
 
 def report(directory: Path | str, *, output: Path | str | None = None) -> Path:
@@ -65,9 +66,9 @@ def report(directory: Path | str, *, output: Path | str | None = None) -> Path:
     directory = Path(directory)
     path = directory / "report.html" if output is None else Path(output)
     results = read_results(directory)
-    if not results.runs:
-        raise ValueError(f"report: {directory} holds no finished run")
     analysis = Analysis(results)
+    if not analysis.finished:
+        raise ValueError(f"report: {directory} holds no finished run")
     figures = analysis.figures()
     pictures = write_page(path, "report.html", figures, analysis.variants, analysis.page())
     for name, panels in figures.items():
@@ -87,13 +88,23 @@ class Analysis:
         self.results = results
         self.environments = list(results.study.environments)
         self.variants = [variant.name for variant in results.study.variants]
-        self.base = next((v.name for v in results.study.variants if not _changes(v)), self.variants[0])
+        self.base = next(
+            (v.name for v in results.study.variants if not v.overrides and not v.environments), self.variants[0]
+        )
+        self.finished = [run for run in results.runs if self._is_asked_for(run)]
         self.scores = {variant: scores for variant in self.variants if (scores := self._scores(variant))}
+        self.intervals = {variant: bootstrap_interval(scores) for variant, scores in self.scores.items()}
         self.differences = self._differences(self.scores)
+        self.improvements = self._improvements()
+
+    def _is_asked_for(self, run: Run) -> bool:
+        """Whether a run is of the study as it is now."""
+        environments = {environment.name for environment in self.environments}
+        return run.environment in environments and run.variant in self.variants and run.seed in self.results.study.seeds
 
     def runs(self, environment: str, variant: str) -> list[Run]:
         """Finished runs by seed."""
-        runs = [run for run in self.results.runs if (run.environment, run.variant) == (environment, variant)]
+        runs = [run for run in self.finished if (run.environment, run.variant) == (environment, variant)]
         return sorted(runs, key=lambda run: run.seed)
 
     def _returns(self, environment: str) -> dict[str, Array]:
@@ -140,14 +151,15 @@ class Analysis:
             ],
             "changes": self._changes_table(),
             "configurations": [
-                {"name": name, "text": dump_config(config)}
-                for name, config in self.results.study.configurations.items()
+                {"name": name, "text": dump_config(configs[self.base])}
+                for name, configs in self.results.study.configurations.items()
             ],
             "failures": Table(
                 "Failed runs",
                 ["Run", "Error"],
                 [(f"{e}, {variant}, seed {seed}", error) for e, variant, seed, error in self.results.failures],
             ),
+            "improvement": self._improvement_table(),
             "times": self._times_table(),
             "versions": Table(
                 "Versions",
@@ -173,7 +185,7 @@ class Analysis:
         """Sentences made of the numbers below, and of nothing else."""
         sentences = []
         if self.scores:
-            intervals = {variant: bootstrap_interval(scores) for variant, scores in self.scores.items()}
+            intervals = self.intervals
             best = max(intervals, key=lambda variant: intervals[variant].value)
             sentences.append(
                 f"The highest score over all environments is that of {best}: {format_interval(intervals[best])}"
@@ -183,7 +195,7 @@ class Analysis:
         if self.differences:
             sentences += self._verdicts()
         planned = len(self.environments) * len(self.variants) * len(self.results.study.seeds)
-        finished, failed = len(self.results.runs), len(self.results.failures)
+        finished, failed = len(self.finished), len(self.results.failures)
         missing = planned - finished - failed
         sentences.append(
             f"{finished} of {planned} runs finished"
@@ -192,6 +204,9 @@ class Analysis:
             + "."
         )
         partial = [variant for variant in self.variants if variant not in self.scores]
+        fewest = min((len(sample) for scores in self.scores.values() for sample in scores), default=FEW_RUNS)
+        if fewest < FEW_RUNS:
+            sentences.append(f"Some environment has {fewest} runs of a variant: read the intervals as too narrow.")
         if partial:
             sentences.append(
                 f"Without a finished run in some environment, and so without a score over all: {join_names(partial)}."
@@ -203,6 +218,8 @@ class Analysis:
         higher = [v for v, d in self.differences.items() if d.supported and d.interval.value > 0]
         lower = [v for v, d in self.differences.items() if d.supported and d.interval.value < 0]
         open_ = [v for v, d in self.differences.items() if not d.supported]
+        if not any(d.decidable for d in self.differences.values()):
+            return [f"There are too few runs for any difference to {self.base} to be supported, however large it is."]
         sentences = []
         for variants, word in [(higher, "higher"), (lower, "lower")]:
             if variants:
@@ -219,11 +236,12 @@ class Analysis:
         for variant in self.variants:
             runs = sum(len(self.runs(environment.name, variant)) for environment in self.environments)
             if variant not in self.scores:
-                rows.append((self._label(variant), UNKNOWN, UNKNOWN, "no run in some environment", UNKNOWN, str(runs)))
+                rows.append((self._label(variant), "no run in some environment", *[UNKNOWN] * 3, str(runs)))
                 continue
-            score = format_interval(bootstrap_interval(self.scores[variant]))
-            rows.append((self._label(variant), score, *self._comparison(variant, self.differences), str(runs)))
-        head = ["Variant", "Score [95%]", *COMPARISON, "Runs"]
+            answer, difference, p_value = self._comparison(variant, self.differences)
+            score = format_interval(self.intervals[variant])
+            rows.append((self._label(variant), answer, score, difference, p_value, str(runs)))
+        head = ["Variant", "Other than the base?", "Score [95%]", "Difference [95%]", "p", "Runs"]
         return Table("Scores over all environments", head, rows)
 
     def _environment_table(self, environment: Environment) -> Table:
@@ -233,25 +251,27 @@ class Analysis:
         for variant in self.variants:
             seeds = [run.seed for run in self.runs(environment.name, variant)]
             if variant not in returns:
-                rows.append((self._label(variant), UNKNOWN, UNKNOWN, "no run", UNKNOWN, UNKNOWN, "none"))
+                rows.append((self._label(variant), "no run", *[UNKNOWN] * 4, "none"))
                 continue
             values = returns[variant]
             spread = f"{format_number(values.min())} to {format_number(values.max())}"
             final = format_interval(bootstrap_interval([values]))
-            comparison = self._comparison(variant, differences)
-            rows.append((self._label(variant), final, *comparison, spread, f"{len(seeds)} ({format_ranges(seeds)})"))
-        head = ["Variant", "Final return [95%]", *COMPARISON, "Lowest to highest", "Runs (seeds)"]
+            answer, difference, p_value = self._comparison(variant, differences)
+            count = f"{len(seeds)} ({format_ranges(seeds)})"
+            rows.append((self._label(variant), answer, final, difference, p_value, spread, count))
+        head = ["Variant", "Other than the base?", "Final return [95%]", "Difference [95%]", "p", "Lowest to highest",
+                "Runs (seeds)"]  # fmt: skip
         return Table(f"Final returns, {environment.name}", head, rows)
 
     def _comparison(self, variant: str, differences: Mapping[str, Difference]) -> tuple[str, str, str]:
-        """The difference, the verdict in words, and the p-value."""
+        """The verdict in words, the difference and the p-value."""
         if variant == self.base:
-            return "", "the base", ""
+            return "the base", "", ""
         if variant not in differences:
-            return UNKNOWN, "the base has no run", UNKNOWN
+            return "the base has no run", UNKNOWN, UNKNOWN
         difference = differences[variant]
         p_value = "< 0.001" if difference.p_value < 0.001 else f"{difference.p_value:.3f}"
-        return format_interval(difference.interval), verdict(difference), p_value
+        return verdict(difference), format_interval(difference.interval), p_value
 
     def _label(self, variant: str) -> str:
         return f"{variant} (base)" if variant == self.base else variant
@@ -263,26 +283,31 @@ class Analysis:
             if not runs:
                 rows.append((self._label(variant), "no run", UNKNOWN, UNKNOWN))
                 continue
-            reached = sum(run.steps_to_threshold is not None for run in runs)
-            steps = censored_median([run.steps_to_threshold for run in runs])
-            seconds = censored_median([run.seconds_to_threshold for run in runs])
-            rows.append((self._label(variant), f"{reached} of {len(runs)}", format_interval(steps, whole=True),
-                         format_interval(seconds)))  # fmt: skip
+            reached = [run.reached(environment.threshold) for run in runs]
+            steps = censored_median([None if point is None else point.step for point in reached])
+            seconds = censored_median([None if point is None else point.seconds for point in reached])
+            count = f"{sum(point is not None for point in reached)} of {len(runs)}"
+            rows.append((self._label(variant), count, format_interval(steps, whole=True), format_interval(seconds)))
         head = ["Variant", "Reached it", "Median steps [95%]", "Median seconds [95%]"]
         return Table(f"Steps and time to the threshold, {environment.name}", head, rows)
 
     def _changes_table(self) -> Table:
-        """A line a changed setting: where, what it is in the base, and what in the variant."""
-        configurations = self.results.study.configurations
+        """A line a setting that differs from the base: what it is there, what here, and where; defaults included."""
         rows = []
-        for variant in self.results.study.variants:
-            name = self._label(variant.name)
-            if not _changes(variant):
+        for variant in self.variants:
+            name = self._label(variant)
+            changes: dict[tuple[str, str, str], list[str]] = {}
+            for where, configurations in self.results.study.configurations.items():
+                base, own = (flatten(configurations[of]) for of in (self.base, variant))
+                for setting in dict.fromkeys([*base, *own]):
+                    before, after = (str(flat.get(setting, UNKNOWN)) for flat in (base, own))
+                    if before != after:
+                        changes.setdefault((setting, before, after), []).append(where)
+            if not changes:
                 rows.append((name, "nothing", "", "", ""))
-            for where, setting, value in _changes(variant):
-                configs = [configurations[where]] if where else list(configurations.values())
-                before = dict.fromkeys(describe_value(_lookup(config, setting)) for config in configs)
-                rows.append((name, setting, " or ".join(before), describe_value(value), where or "everywhere"))
+            for change, places in changes.items():
+                everywhere = len(places) == len(self.environments)
+                rows.append((name, *change, "everywhere" if everywhere else join_names(places)))
                 name = ""
         return Table("What the variants change", ["Variant", "Setting", "Base", "Variant's", "Where"], rows)
 
@@ -296,7 +321,7 @@ class Analysis:
                 speed = np.median([run.steps / run.seconds for run in runs]) if runs else math.nan
                 cells.append(f"{format_number(seconds)} s, {speed:,.0f} steps/s" if runs else UNKNOWN)
             rows.append((self._label(variant), *cells))
-        steps = {run.environment: run.steps for run in self.results.runs}
+        steps = {run.environment: run.steps for run in self.finished}
         head = [f"{e.name}, {steps[e.name]:,} steps" if e.name in steps else e.name for e in self.environments]
         return Table("Run times", ["Variant", *head], rows)
 
@@ -307,7 +332,7 @@ class Analysis:
                 format_number(run.final_return),
                 f"{run.steps:,}",
                 format_number(run.seconds),
-                NEVER if run.steps_to_threshold is None else f"{run.steps_to_threshold:,}",
+                NEVER if (reached := run.reached(environment.threshold)) is None else f"{reached.step:,}",
             )
             for environment in self.environments
             for variant in self.variants
@@ -331,7 +356,7 @@ class Analysis:
         return {name: panels for name, panels in figures.items() if panels and any(panel.items for panel in panels)}
 
     def _score_panel(self) -> Panel:
-        points = [Point(variant, bootstrap_interval(scores)) for variant, scores in self.scores.items()]
+        points = [Point(variant, interval) for variant, interval in self.intervals.items()]
         return Panel("Interquartile mean over all environments", "score", "", points)
 
     def _profile_panel(self) -> Panel:
@@ -342,20 +367,28 @@ class Analysis:
         curves = [Curve(v, thresholds, performance_profile(scores, thresholds)) for v, scores in self.scores.items()]
         return Panel("Share of runs above a score", "score", "share of runs", curves)
 
-    def _improvement_panel(self) -> Panel:
+    def _improvements(self) -> dict[str, Interval]:
+        """How likely a run of each variant beats one of the base."""
         base = self.scores.get(self.base)
-        points = [
-            Point(variant, probability_of_improvement(scores, base))
+        return {
+            variant: probability_of_improvement(scores, base)
             for variant, scores in self.scores.items()
             if base is not None and variant != self.base
-        ]
+        }
+
+    def _improvement_table(self) -> Table:
+        rows = [(variant, format_interval(interval)) for variant, interval in self.improvements.items()]
+        return Table("Probability of improvement", ["Variant", f"Better than {self.base} [95%]"], rows)
+
+    def _improvement_panel(self) -> Panel:
+        points = [Point(variant, interval) for variant, interval in self.improvements.items()]
         title = f"Probability of doing better than {self.base}"
         return Panel(title, "probability", "", points, mark=0.5, limits=(-0.05, 1.05))
 
     def _curves(self, environment: str, variant: str) -> list[Array]:
-        """Points (step, return) of the finished runs that have any."""
-        keys = [(environment, variant, run.seed) for run in self.runs(environment, variant)]
-        return [np.array(points, dtype=np.float64) for key in keys if (points := self.results.curves.get(key))]
+        """Points (step, return) of the finished runs."""
+        runs = self.runs(environment, variant)
+        return [np.array([point[:2] for point in run.curve], dtype=np.float64) for run in runs]
 
     def _learning_panel(self, environment: Environment) -> Panel:
         items = []
@@ -389,40 +422,11 @@ class Analysis:
 
 def verdict(difference: Difference) -> str:
     """What the data say about a difference, in words."""
+    if not difference.decidable:
+        return "too few runs"
     if not difference.supported:
         return "not supported"
     return "supported: higher" if difference.interval.value > 0 else "supported: lower"
-
-
-def describe_value(value: Any) -> str:
-    """A setting as a short text: the class of an object and what it was made with."""
-    if isinstance(value, Mapping) and "class_path" in value:
-        arguments = value.get("init_args") or {}
-        inside = ", ".join(f"{name}={describe_value(item)}" for name, item in arguments.items())
-        return f"{str(value['class_path']).rsplit('.', 1)[-1]}({inside})"
-    if isinstance(value, Mapping):
-        return "{" + ", ".join(f"{name}: {describe_value(item)}" for name, item in value.items()) + "}"
-    if isinstance(value, list | tuple):
-        return f"[{', '.join(describe_value(item) for item in value)}]"
-    return str(value)
-
-
-def _changes(variant: Variant) -> list[tuple[str, str, Any]]:
-    """Environment ("" for all), setting and value of everything that a variant changes."""
-    changes = [("", *item) for item in variant.overrides.items()]
-    return changes + [(where, *item) for where, own in variant.environments.items() for item in own.items()]
-
-
-def _lookup(config: Mapping[str, Any], setting: str) -> Any:
-    """The value of a dotted name; a class's arguments are below its init_args. A dash where the base has no such."""
-    value: Any = config
-    for part in setting.split("."):
-        if isinstance(value, Mapping) and part not in value and "init_args" in value:
-            value = value["init_args"]
-        if not isinstance(value, Mapping) or part not in value:
-            return UNKNOWN
-        value = value[part]
-    return value
 
 
 def _normalize(returns: Array, environment: Environment) -> Array:

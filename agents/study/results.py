@@ -1,7 +1,8 @@
 """What a study has found so far, as a few small files: all that a report is made of.
 
-``results.csv`` has a line a finished run, ``curves.csv`` its evaluations, ``failures.csv`` what failed, ``study.yaml``
-what was compared and ``versions.json`` with what.
+``curves.csv`` has the evaluations of each finished run and ``results.csv`` a line a run, with the digest of its
+configuration and what its curve comes to; ``failures.csv`` tells what failed, ``study.yaml`` what was compared and
+``versions.json`` with what.
 """
 
 from __future__ import annotations
@@ -9,18 +10,29 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 
 from agents.run.checkpoint import write_atomic
 from agents.study.variants import Job, Study
 
-_CURVE_FIELDS = ["environment", "variant", "seed", "step", "eval_return"]
+_RUN_FIELDS = ["environment", "variant", "seed", "configuration", "steps", "seconds", "final_return"]
+_RUN_FIELDS += ["steps_to_threshold", "seconds_to_threshold"]
+_CURVE_FIELDS = ["environment", "variant", "seed", "step", "eval_return", "seconds"]
 _FAILURE_FIELDS = ["environment", "variant", "seed", "error"]
+
+
+class CurvePoint(NamedTuple):
+    """An evaluation: environment steps before it, mean return, and seconds since the run began."""
+
+    step: int
+    eval_return: float
+    seconds: float
 
 
 @dataclass(frozen=True)
@@ -31,23 +43,39 @@ class Run:
         environment: Where.
         variant: Name of the variant.
         seed: Its seed.
-        steps: Environment steps taken.
-        seconds: Time they took, evaluations included.
-        final_return: Mean return of the last evaluation.
-        steps_to_threshold: Steps before the first evaluation at or above the threshold; None where there is none.
-        seconds_to_threshold: Seconds before it.
-        configuration: Digest of its configuration; empty where a file does not tell.
+        configuration: Digest of its configuration.
+        curve: Its evaluations, one or more, in order.
     """
 
     environment: str
     variant: str
     seed: int
-    steps: int
-    seconds: float
-    final_return: float
-    steps_to_threshold: int | None
-    seconds_to_threshold: float | None
-    configuration: str = ""
+    configuration: str
+    curve: list[CurvePoint]
+
+    @property
+    def key(self) -> tuple[str, str, int]:
+        """Environment, variant and seed."""
+        return self.environment, self.variant, self.seed
+
+    @property
+    def steps(self) -> int:
+        """Environment steps taken."""
+        return self.curve[-1].step
+
+    @property
+    def seconds(self) -> float:
+        """Time they took, evaluations included."""
+        return self.curve[-1].seconds
+
+    @property
+    def final_return(self) -> float:
+        """Mean return of the last evaluation."""
+        return self.curve[-1].eval_return
+
+    def reached(self, threshold: float | None) -> CurvePoint | None:
+        """The first evaluation at or above a threshold, if there is one."""
+        return next((point for point in self.curve if threshold is not None and point.eval_return >= threshold), None)
 
 
 @dataclass(frozen=True)
@@ -56,21 +84,19 @@ class Results:
 
     Attributes:
         study: What was compared.
-        runs: The finished runs.
-        curves: ``(step, mean return)`` of each evaluation, by environment, variant and seed.
+        runs: The finished runs; also such as the study no longer asks for.
         failures: Environment, variant, seed and error of each run that failed.
         versions: Names and versions of what ran it.
     """
 
     study: Study
     runs: list[Run]
-    curves: dict[tuple[str, str, int], list[tuple[int, float]]]
     failures: list[tuple[str, str, int, str]]
     versions: dict[str, str]
 
 
-def read_run(folder: Path, job: Job, threshold: float | None) -> tuple[Run, list[tuple[int, float]]]:
-    """The run of a job and its evaluations, from its run directory.
+def read_run(folder: Path, job: Job) -> Run:
+    """The finished run of a job, from its run directory.
 
     Raises:
         ValueError: No evaluation is in it.
@@ -79,24 +105,23 @@ def read_run(folder: Path, job: Job, threshold: float | None) -> tuple[Run, list
         rows = [row for row in csv.DictReader(file) if row["eval_return_mean"]]
     if not rows:
         raise ValueError(f"study: {folder} holds no evaluation")
-    curve = [(int(row["step"]), float(row["eval_return_mean"])) for row in rows]
-    seconds = [float(row["seconds"]) for row in rows]
-    first = next((k for k, (_, value) in enumerate(curve) if threshold is not None and value >= threshold), None)
-    reached = (None, None) if first is None else (curve[first][0], seconds[first])
-    steps, final = curve[-1]
-    return Run(*job.key, steps, seconds[-1], final, reached[0], reached[1], job.digest), curve
+    curve = [CurvePoint(int(row["step"]), float(row["eval_return_mean"]), float(row["seconds"])) for row in rows]
+    return Run(*job.key, job.digest, curve)
 
 
 def write_results(directory: Path, results: Results) -> None:
     """Write a study's files, each whole or not at all."""
-    curves = [(*key, *point) for key, points in results.curves.items() for point in points]
+    thresholds = {environment.name: environment.threshold for environment in results.study.environments}
+    runs = []
+    for run in results.runs:
+        reached = run.reached(thresholds.get(run.environment))
+        first = ("", "") if reached is None else (reached.step, reached.seconds)
+        runs.append((*run.key, run.configuration, run.steps, run.seconds, run.final_return, *first))
     texts = {
         "study.yaml": results.study.to_yaml(),
         "versions.json": json.dumps(results.versions, indent=2) + "\n",
-        "results.csv": _to_csv(
-            [field.name for field in fields(Run)], [list(asdict(run).values()) for run in results.runs]
-        ),
-        "curves.csv": _to_csv(_CURVE_FIELDS, curves),
+        "results.csv": _to_csv(_RUN_FIELDS, runs),
+        "curves.csv": _to_csv(_CURVE_FIELDS, [(*run.key, *point) for run in results.runs for point in run.curve]),
         "failures.csv": _to_csv(_FAILURE_FIELDS, results.failures),
     }
     directory.mkdir(parents=True, exist_ok=True)
@@ -113,38 +138,44 @@ def read_results(directory: Path) -> Results:
     missing = [name for name in ("study.yaml", "results.csv", "curves.csv") if not (directory / name).exists()]
     if missing:
         raise ValueError(f"{directory} is not a study's directory: it has no {missing[0]}")
+    name = ""
     try:
-        study = Study.from_yaml((directory / "study.yaml").read_text())
-        runs = [_to_run(row) for row in _read_csv(directory / "results.csv")]
-        curves: dict[tuple[str, str, int], list[tuple[int, float]]] = {}
-        for row in _read_csv(directory / "curves.csv"):
-            key = row["environment"], row["variant"], int(row["seed"])
-            curves.setdefault(key, []).append((int(row["step"]), float(row["eval_return"])))
-        failures = [
-            (row["environment"], row["variant"], int(row["seed"]), row["error"])
-            for row in _read_csv(directory / "failures.csv")
-        ]
-        versions = (
-            json.loads((directory / "versions.json").read_text()) if (directory / "versions.json").exists() else {}
-        )
-    except (KeyError, TypeError, ValueError, yaml.YAMLError) as error:
-        raise ValueError(f"{directory} holds a damaged file: {error!r}") from error
-    return Results(study, runs, curves, failures, versions)
+        name = "study.yaml"
+        study = Study.from_yaml((directory / name).read_text())
+        name = "curves.csv"
+        curves: dict[tuple[str, str, int], list[CurvePoint]] = {}
+        for row in _read_csv(directory / name):
+            point = CurvePoint(int(row["step"]), _finite(row["eval_return"]), _finite(row["seconds"]))
+            curves.setdefault(_key(row), []).append(point)
+        name = "results.csv"
+        runs = [_to_run(row, curves) for row in _read_csv(directory / name)]
+        name = "failures.csv"
+        failures = [(*_key(row), row["error"]) for row in _read_csv(directory / name)]
+        name = "versions.json"
+        text = (directory / name).read_text() if (directory / name).exists() else "{}"
+        versions = {what: str(which) for what, which in json.loads(text).items()}
+    except (AttributeError, KeyError, TypeError, ValueError, yaml.YAMLError) as error:
+        reason = f"it lacks {error}" if isinstance(error, KeyError) else str(error)
+        raise ValueError(f"{directory / name} is damaged: {reason[:200]}") from error
+    return Results(study, runs, failures, versions)
 
 
-def _to_run(row: Mapping[str, str]) -> Run:
-    steps, seconds = row["steps_to_threshold"], row["seconds_to_threshold"]
-    return Run(
-        row["environment"],
-        row["variant"],
-        int(row["seed"]),
-        int(row["steps"]),
-        float(row["seconds"]),
-        float(row["final_return"]),
-        int(steps) if steps else None,
-        float(seconds) if seconds else None,
-        row.get("configuration", ""),
-    )
+def _key(row: Mapping[str, str]) -> tuple[str, str, int]:
+    return row["environment"], row["variant"], int(row["seed"])
+
+
+def _to_run(row: Mapping[str, str], curves: Mapping[tuple[str, str, int], list[CurvePoint]]) -> Run:
+    run = Run(*_key(row), row["configuration"], curves.get(_key(row), []))
+    if not run.curve or run.steps != int(row["steps"]):
+        raise ValueError(f"curves.csv does not hold all of {run.environment}, {run.variant}, seed {run.seed}")
+    return run
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"a number must be finite, got {text}")
+    return value
 
 
 def _to_csv(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:

@@ -10,6 +10,8 @@ Reference:
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
@@ -22,6 +24,8 @@ Scores: TypeAlias = Sequence[Array]
 
 CONFIDENCE = 0.95
 RESAMPLES = 2000
+# Deals of the permutation test: all that there are where they are no more, else so many at random.
+DEALS = 10_000
 # Points of a curve; more are not seen in a picture and take time to resample.
 MAX_PLACES = 101
 # Chance of calling a difference supported that is none, in a whole family of comparisons.
@@ -50,10 +54,12 @@ class Difference(NamedTuple):
     Attributes:
         interval: The variant's interquartile mean minus the base's.
         p_value: Of the permutation test, after Holm's correction for the variants that were compared.
+        decidable: Whether so many runs could support any difference at all.
     """
 
     interval: Interval
     p_value: float
+    decidable: bool = True
 
     @property
     def supported(self) -> bool:
@@ -154,19 +160,21 @@ def bootstrap_band(
 
 
 def compare_to_base(
-    base: Scores, others: Mapping[str, Scores], *, resamples: int = RESAMPLES, seed: int = 0
+    base: Scores, others: Mapping[str, Scores], *, resamples: int = RESAMPLES, deals: int = DEALS, seed: int = 0
 ) -> dict[str, Difference]:
     """The difference of each variant to the base, and how far the data support it.
 
     The p-value is that of a permutation test: the runs of the variant and the base are dealt out anew within each
     environment, and a difference of the interquartile means that comes about so is chance. Unlike the bootstrap, the
     test keeps its level with few runs. Holm's correction is over all variants given here, so that the chance to call
-    any of them different where none is stays at 5%.
+    any of them different where none is stays at 5%. With very few runs even those that are wholly apart come about by
+    chance too often; such differences are not decidable.
 
     Args:
         base: Scores of the base.
         others: Scores of the variants, in the same environments.
-        resamples: Of the bootstrap, and of the permutation test.
+        resamples: Of the bootstrap.
+        deals: Of the permutation test, at most; where there are no more ways to deal, the test is exact.
         seed: Of the draws.
 
     Returns:
@@ -176,30 +184,53 @@ def compare_to_base(
     def minus(samples: Scores) -> Array:
         return interquartile_mean(samples[: -len(base)]) - interquartile_mean(samples[-len(base) :])
 
-    p_values = holm([_permutation_test(other, base, resamples=resamples, seed=seed) for other in others.values()])
+    p_values = holm([_permutation_test(other, base, deals=deals, seed=seed) for other in others.values()])
+    sizes = {(tuple(map(len, other)), tuple(map(len, base))) for other in others.values()}
+    smallest = min((_smallest_p_value(*size, deals=deals) for size in sizes), default=1.0)
+    decidable = smallest * len(others) < SIGNIFICANCE
     return {
-        name: Difference(bootstrap_interval([*other, *base], minus, resamples=resamples, seed=seed), p_value)
+        name: Difference(bootstrap_interval([*other, *base], minus, resamples=resamples, seed=seed), p_value, decidable)
         for (name, other), p_value in zip(others.items(), p_values, strict=True)
     }
 
 
-def _permutation_test(x: Scores, y: Scores, *, resamples: int, seed: int) -> float:
+def _permutation_test(x: Scores, y: Scores, *, deals: int, seed: int) -> float:
     """How often runs that are dealt out anew within each environment differ as much as these do."""
     _check("compare_to_base", [*x, *y])
     if len(x) != len(y):
         raise ValueError(f"compare_to_base: scores must be of the same environments, got {len(x)} and {len(y)}")
-    generator = np.random.default_rng(seed)
-    dealt_x, dealt_y = [], []
-    for one, other in zip(x, y, strict=True):
-        runs = np.concatenate([one, other])
-        dealt = generator.permuted(np.tile(runs, (resamples, 1)), axis=-1)
-        dealt_x.append(dealt[:, : len(one)])
-        dealt_y.append(dealt[:, len(one) :])
+    orders, every = _deal_out([(len(one), len(other)) for one, other in zip(x, y, strict=True)], deals, seed)
+    dealt = [np.concatenate(pair)[order] for *pair, order in zip(x, y, orders, strict=True)]
+    dealt_x = [runs[:, : len(one)] for runs, one in zip(dealt, x, strict=True)]
+    dealt_y = [runs[:, len(one) :] for runs, one in zip(dealt, x, strict=True)]
     by_chance = np.abs(interquartile_mean(dealt_x) - interquartile_mean(dealt_y))
     seen = np.abs(interquartile_mean(x) - interquartile_mean(y))
-    # The deal that was seen is one of the possible; the slack is for sums in another order.
+    # The slack is for sums in another order.
     at_least = np.count_nonzero(by_chance >= seen - 1e-12 * max(1.0, float(seen)))
-    return float(1 + at_least) / (1 + resamples)
+    # The deal that was seen is one of all; among those drawn at random it is one more.
+    return float(at_least / len(by_chance) if every else (1 + at_least) / (1 + len(by_chance)))
+
+
+def _deal_out(sizes: Sequence[tuple[int, int]], deals: int, seed: int) -> tuple[list[NDArray[np.int64]], bool]:
+    """Orders ``(deals, runs)`` of each environment's runs, those of one side first; and whether these are all."""
+    ways = [math.comb(one + other, one) for one, other in sizes]
+    if math.prod(ways) > deals:
+        generator = np.random.default_rng(seed)
+        runs = [np.tile(np.arange(one + other), (deals, 1)) for one, other in sizes]
+        return [generator.permuted(order, axis=-1) for order in runs], False
+    orders = []
+    for (one, other), way in zip(sizes, np.indices(ways).reshape(len(ways), -1), strict=True):
+        everyone = range(one + other)
+        sides = [[*side, *sorted({*everyone} - {*side})] for side in itertools.combinations(everyone, one)]
+        orders.append(np.array(sides)[way])
+    return orders, True
+
+
+def _smallest_p_value(x_sizes: Sequence[int], y_sizes: Sequence[int], *, deals: int) -> float:
+    """The p-value where every run of one side is above every run of the other."""
+    x = [np.arange(other, other + one, dtype=np.float64) for one, other in zip(x_sizes, y_sizes, strict=True)]
+    y = [np.arange(size, dtype=np.float64) for size in y_sizes]
+    return _permutation_test(x, y, deals=deals, seed=0)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -229,7 +260,9 @@ def probability_of_improvement(x: Scores, y: Scores, *, resamples: int = RESAMPL
         seed: Of the draws.
 
     Returns:
-        A probability; 0.5 where neither is better.
+        A probability; 0.5 where neither is better. Where one side won every time, which resampling cannot doubt, the
+        interval is that of the binomial distribution for runs set against each other in pairs: at least as wide as it
+        says.
     """
     if len(x) != len(y):
         raise ValueError(
@@ -240,7 +273,12 @@ def probability_of_improvement(x: Scores, y: Scores, *, resamples: int = RESAMPL
         pairs = zip(samples[: len(x)], samples[len(x) :], strict=True)
         return np.asarray(np.mean([_win_rate(one, other) for one, other in pairs], axis=0))
 
-    return bootstrap_interval([*x, *y], probability, resamples=resamples, seed=seed)
+    interval = bootstrap_interval([*x, *y], probability, resamples=resamples, seed=seed)
+    if 0 < interval.value < 1:
+        return interval
+    pairs = len(x) * min(sample.shape[-1] for sample in [*x, *y])
+    least = ((1 - CONFIDENCE) / 2) ** (1 / pairs)
+    return Interval(1.0, least, 1.0) if interval.value == 1 else Interval(0.0, 0.0, 1 - least)
 
 
 def _win_rate(x: Array, y: Array) -> Array:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,13 +14,16 @@ from typing import Any
 import yaml
 from jsonargparse import ArgumentError, ArgumentParser
 
+from agents.parts.envs import make_vec
 from agents.run.configuration import describe, dump_config, instantiate, one_line
-from agents.run.training import train
-from rlloss.core.checks import check_integer, check_number
+from agents.run.training import Settings, train
+from rlloss.core.checks import check_number
 
 # What a study's file may hold, and an environment's entry in it.
 _FIELDS = {"name", "base", "seeds", "overrides", "environments", "variants"}
 _ENVIRONMENT_FIELDS = {"low", "high", "threshold", "base", "overrides"}
+# Arguments of agents train that a study sets itself.
+_OWN_ARGUMENTS = {"config", "seed", "run_dir", "name", "progress"}
 
 
 @dataclass(frozen=True)
@@ -62,14 +67,14 @@ class Study:
         seeds: Seeds of each variant in each environment.
         environments: Where.
         variants: What; one without overrides is the base that the others are compared to.
-        configurations: The base's complete configuration by environment.
+        configurations: Complete configurations by environment and variant.
     """
 
     name: str
     seeds: list[int]
     environments: list[Environment]
     variants: list[Variant]
-    configurations: dict[str, dict[str, Any]]
+    configurations: dict[str, dict[str, dict[str, Any]]]
 
     def to_yaml(self) -> str:
         """The text that :meth:`from_yaml` reads."""
@@ -113,6 +118,11 @@ class Job:
         return hashlib.sha256(self.configuration.encode()).hexdigest()[:12]
 
 
+def slug(name: str) -> str:
+    """A name as that of a folder."""
+    return re.sub(r"[^\w.=-]+", "-", name).strip("-.") or "study"
+
+
 def make_train_parser(description: str | None = None) -> ArgumentParser:
     """The parser of ``agents train``: configuration files and arguments override each other in order."""
     parser = ArgumentParser(description=description, exit_on_error=False)
@@ -133,26 +143,25 @@ def load_study(path: Path | str, *, seeds: Iterable[int] | None = None) -> tuple
     """
     path = Path(path)
     data = _read(path)
-    if seeds is not None:
-        numbers = list(seeds)
-    else:
-        numbers = list(range(data["seeds"])) if isinstance(data["seeds"], int) else list(data["seeds"])
-    for seed in numbers:
-        check_integer("study", "seeds", seed)
+    numbers = _seeds(path, data["seeds"] if seeds is None else list(seeds))
     environments = [_environment(path, name, entry) for name, entry in data["environments"].items()]
     variants = [
-        _variant(path, name, overrides or {}, data["environments"]) for name, overrides in data["variants"].items()
+        _variant(path, str(name), overrides, data["environments"]) for name, overrides in data["variants"].items()
     ]
+    for names in ([environment.name for environment in environments], [variant.name for variant in variants]):
+        _check_folders(path, names)
     plans: dict[tuple[str, str], tuple[str, int]] = {}
-    configurations: dict[str, dict[str, Any]] = {}
+    configurations: dict[str, dict[str, dict[str, Any]]] = {}
     for environment in environments:
         entry = data["environments"][environment.name]
         base = path.parent / (entry.get("base") or data["base"])
-        common = {"env": environment.name, **(data.get("overrides") or {}), **(entry.get("overrides") or {})}
-        _, configurations[environment.name] = _resolve(f"{path}: base", base, common)
+        common = {"env": environment.name, **data.get("overrides", {}), **entry.get("overrides", {})}
+        configurations[environment.name] = {}
         for variant in variants:
             overrides = common | variant.overrides | variant.environments.get(environment.name, {})
-            plans[environment.name, variant.name] = _resolve(f"{path}: variant {variant.name!r}", base, overrides)[0]
+            text, steps, configuration = _resolve(f"{path}: variant {variant.name!r}", base, overrides)
+            plans[environment.name, variant.name] = text, steps
+            configurations[environment.name][variant.name] = configuration
     study = Study(str(data["name"]), numbers, environments, variants, configurations)
     jobs = [
         Job(environment.name, variant.name, seed, steps, text)
@@ -164,9 +173,20 @@ def load_study(path: Path | str, *, seeds: Iterable[int] | None = None) -> tuple
     return study, jobs
 
 
+class _Loader(yaml.SafeLoader):
+    """Refuses a name that comes twice, of which YAML would drop the first without a word."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        names = [key.value for key, _ in node.value]
+        twice = {name for name in names if names.count(name) > 1}
+        if twice:
+            raise yaml.constructor.ConstructorError(None, None, f"{min(twice)!r} comes twice", node.start_mark)
+        return super().construct_mapping(node, deep)
+
+
 def _read(path: Path) -> dict[str, Any]:
     try:
-        data = yaml.safe_load(path.read_text())
+        data = yaml.load(path.read_text(), _Loader)
     except OSError as error:
         raise ValueError(f"study: cannot read {path}: {error.strerror}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -186,7 +206,38 @@ def _read(path: Path) -> dict[str, Any]:
     for name, kind in needed.items():
         if not isinstance(data[name], kind) or not data[name]:
             raise ValueError(f"study: {path}: {name} is empty or of another type than a study's: {data[name]!r}")
+    _check_arguments(path, "overrides", data.setdefault("overrides", {}))
     return data
+
+
+def _seeds(path: Path, seeds: Any) -> list[int]:
+    """Seeds of a file: a list, or how many from 0 on."""
+    if isinstance(seeds, list):
+        for seed in seeds:
+            if type(seed) is not int or seed < 0:
+                raise ValueError(f"study: {path}: seeds must be whole numbers >= 0, got {seed!r}")
+        if len(set(seeds)) < len(seeds):
+            raise ValueError(f"study: {path}: a seed comes twice in {seeds}; the same run twice is no evidence")
+        return seeds
+    if type(seeds) is not int or seeds < 1:
+        raise ValueError(f"study: {path}: seeds must be >= 1, or a list, got {seeds!r}")
+    return list(range(seeds))
+
+
+def _check_folders(path: Path, names: list[str]) -> None:
+    folders: dict[str, str] = {}
+    for name in names:
+        other = folders.setdefault(slug(name), name)
+        if other != name:
+            raise ValueError(f"study: {path}: {other!r} and {name!r} would share the folder {slug(name)}")
+
+
+def _check_arguments(path: Path, where: str, arguments: Any) -> None:
+    if not isinstance(arguments, Mapping):
+        raise ValueError(f"study: {path}: {where} must be a mapping of arguments, got {arguments!r}")
+    own = _OWN_ARGUMENTS & arguments.keys()
+    if own:
+        raise ValueError(f"study: {path}: {where}: {min(own)} is the study's own, and not to be set")
 
 
 def _environment(path: Path, name: str, entry: Any) -> Environment:
@@ -195,37 +246,49 @@ def _environment(path: Path, name: str, entry: Any) -> Environment:
             f"study: {path}: environment {name} must have low and high, and may have threshold, base, overrides"
         )
     low, high, threshold = entry["low"], entry["high"], entry.get("threshold")
+    for what, value in {"low": low, "high": high, "threshold": threshold}.items():
+        if not isinstance(value, int | float) and not (what == "threshold" and value is None):
+            raise ValueError(f"study: {path}: {what} of {name} must be a number, got {value!r}")
     check_number("study", f"low of {name}", low)
     check_number("study", f"high of {name}", high, low=low, low_open=True)
     if threshold is not None:
         check_number("study", f"threshold of {name}", threshold)
+    if not isinstance(entry.get("base", ""), str):
+        raise ValueError(f"study: {path}: base of {name} must be a file's name, got {entry['base']!r}")
+    _check_arguments(path, f"overrides of {name}", entry.get("overrides", {}))
     return Environment(name, float(low), float(high), None if threshold is None else float(threshold))
 
 
 def _variant(path: Path, name: str, overrides: Any, environments: Mapping[str, Any]) -> Variant:
-    if not isinstance(overrides, Mapping):
-        raise ValueError(f"study: {path}: variant {name!r} must be a mapping of arguments, got {overrides!r}")
-    own = overrides.get("environments") or {}
+    what = f"variant {name!r}"
+    _check_arguments(path, what, overrides)
+    common = dict(overrides)
+    own = common.pop("environments", {})
+    if not isinstance(own, Mapping):
+        raise ValueError(f"study: {path}: environments of {what} must be a mapping, got {own!r}")
     unknown = own.keys() - environments.keys()
     if unknown:
-        raise ValueError(f"study: {path}: variant {name!r} has arguments for {', '.join(unknown)}, not in the study")
-    common = {key: value for key, value in overrides.items() if key != "environments"}
-    return Variant(str(name), common, {key: dict(value) for key, value in own.items()})
+        raise ValueError(f"study: {path}: {what} has arguments for {', '.join(unknown)}, not in the study")
+    for where, arguments in own.items():
+        _check_arguments(path, f"{where} of {what}", arguments)
+    return Variant(name, common, {where: dict(arguments) for where, arguments in own.items()})
 
 
-def _resolve(what: str, base: Path, overrides: Mapping[str, Any]) -> tuple[tuple[str, int], dict[str, Any]]:
-    """All arguments of ``agents train`` as YAML with the number of steps, and as a run's config.yaml has them."""
+def _resolve(what: str, base: Path, overrides: Mapping[str, Any]) -> tuple[str, int, dict[str, Any]]:
+    """All arguments of ``agents train`` as YAML, the number of steps, and the configuration as plain data."""
     parser = make_train_parser()
     arguments = ["--config", str(base)]
     for name, value in overrides.items():
         arguments += [f"--{name}", value if isinstance(value, str) else json.dumps(value)]
     try:
-        parsed = parser.parse_args(arguments)
-        made = instantiate(parser, parsed)
+        made = instantiate(parser, parser.parse_args(arguments))
+        values = made.as_dict()
+        # As train will check them; what "auto" comes to is found out there.
+        known = {name: values[name] for name in inspect.signature(Settings).parameters if name != "compile"}
+        settings = Settings(**known | {"env_kwargs": values["env_kwargs"] or {}}, compile="off")
+        make_vec(settings.env, 1, vectorization="sync", env_kwargs=settings.env_kwargs).close()
     except (ArgumentError, ValueError, TypeError) as error:
         raise ValueError(f"study: {what}: {one_line(error)}") from error
-    plain = {
-        key: value for key, value in made.as_dict().items() if key not in ("config", "agent", "seed", "run_dir", "name")
-    }
+    plain = {key: value for key, value in values.items() if key not in {"agent", *_OWN_ARGUMENTS}}
     configuration = {"agent": describe(made.agent), **plain}
-    return (dump_config(configuration), int(made.steps)), configuration
+    return dump_config(configuration), int(made.steps), configuration

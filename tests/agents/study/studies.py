@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from agents.study.results import Results, Run, write_results
+from agents.study.results import CurvePoint, Results, Run, write_results
 from agents.study.variants import Environment, Study, Variant
 
 ENVIRONMENTS: dict[str, dict[str, float]] = {
@@ -56,7 +57,6 @@ def write_study(directory: Path, *, variants: Sequence[str] = tuple(VARIANTS), s
     """Write the files that a report is made of; the same ones every time."""
     generator = np.random.default_rng(0)
     runs: list[Run] = []
-    curves: dict[tuple[str, str, int], list[tuple[int, float]]] = {}
     for environment, scale in ENVIRONMENTS.items():
         for variant, level, speed in zip(VARIANTS, LEVELS, SPEEDS, strict=True):
             for seed in range(SEEDS):
@@ -68,24 +68,32 @@ def write_study(directory: Path, *, variants: Sequence[str] = tuple(VARIANTS), s
                 if variant == NEVER:
                     points = [(step, min(value, scale["threshold"] - 1)) for step, value in points]
                 rate = 3000 * generator.uniform(0.8, 1.2)
-                first = next((step for step, value in points if value >= scale["threshold"]), None)
-                seconds = STEPS[environment] / rate
-                reached = (first, round(first / rate, 2)) if first else (None, None)
-                runs.append(
-                    Run(environment, variant, seed, STEPS[environment], round(seconds, 2), points[-1][1], *reached)
-                )
-                curves[environment, variant, seed] = points
+                curve = [CurvePoint(step, value, round(step / rate, 2)) for step, value in points]
+                runs.append(Run(environment, variant, seed, "0123456789ab", curve))
     study = Study(
         "td_criteria <made up>",
         list(range(seeds)),
         [Environment(name, **scale) for name, scale in ENVIRONMENTS.items()],
         [Variant(name, VARIANTS[name], {}) for name in variants],
-        {name: {"agent": BASE_AGENT, "env": name, "num_envs": 8, "steps": STEPS[name]} for name in ENVIRONMENTS},
+        {name: {variant: _configuration(name, VARIANTS[variant]) for variant in variants} for name in ENVIRONMENTS},
     )
     failures = [FAILED] if FEWER in variants and seeds == SEEDS else []
     versions = {"python": "3.11.7", "torch": "2.13.0", "rlloss": "0.1.0", "platform": "Linux x86_64"}
-    write_results(directory, Results(study, runs, curves, failures, versions))
+    write_results(directory, Results(study, runs, failures, versions))
     return directory
+
+
+def _configuration(environment: str, overrides: dict[str, Any]) -> dict[str, Any]:
+    """The base's with a variant's overrides, as the command line would make it of them."""
+    config = {"agent": deepcopy(BASE_AGENT), "env": environment, "num_envs": 8, "steps": STEPS[environment]}
+    for name, value in overrides.items():
+        *path, last = name.split(".")
+        place: dict[str, Any] = config
+        for part in path:
+            place = place[part]["init_args"]
+        given = {"class_path": f"rlloss.supervised.regression.{value}", "init_args": {}}
+        place[last] = given if last == "criterion" and isinstance(value, str) else value
+    return config
 
 
 def _curve(generator: np.random.Generator, environment: str, level: float, speed: float) -> list[tuple[int, float]]:

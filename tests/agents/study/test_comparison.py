@@ -92,6 +92,14 @@ def test_table(runs: list[Path], capsys: pytest.CaptureFixture[str]) -> None:
     assert not any("delta" in line for line in lines), "it came with the criterion, which differs itself"
 
 
+def test_runs_of_other_lengths_say_so(runs: list[Path], capsys: pytest.CaptureFixture[str]) -> None:
+    text = (runs[2] / "metrics.csv").read_text()
+    (runs[2] / "metrics.csv").write_text(text.replace("\n3000,", "\n2500,"))
+    assert main(["compare", *map(str, runs)]) == 0
+    assert "A: criterion=HuberLoss 2 95.0" in (text := " ".join(capsys.readouterr().out.split()))
+    assert " 2,500 to 3,000 " in text and text.count(" to ") == 1
+
+
 def test_settings_of_one_class_are_told_apart(tmp_path: Path) -> None:
     other = {"class_path": "rlloss.HuberLoss", "init_args": {"delta": 2.0}}
     runs = [
@@ -137,6 +145,7 @@ def test_pictures(runs: list[Path], tmp_path: Path, ending: str) -> None:
 def test_refuses(runs: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for arguments, message in [
         ([], "compare needs runs"),
+        ([str(runs[0]), str(runs[1]), f"{runs[0]}/"], "comes twice, which would count its returns twice"),
         (["nowhere"], "nowhere is not a run directory: it has no config.yaml"),
         ([str(runs[0]), "--output", "curves.txt"], "output must end in .png, .svg, .pdf or .html, got curves.txt"),
         ([str(runs[0]), "--output", str(runs[0] / "config.yaml" / "x.png")], "cannot write"),

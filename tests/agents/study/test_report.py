@@ -7,6 +7,7 @@ import json
 import re
 import shutil
 from collections.abc import Iterator
+from copy import deepcopy
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -17,9 +18,9 @@ import numpy as np
 import pytest
 
 from agents.__main__ import main
-from agents.study.figures import Curve, Panel, draw, look, plotly_panel
+from agents.study.figures import Curve, Panel, heights, look, plotly_panel
 from agents.study.page import format_interval, format_number, join_names
-from agents.study.report import Analysis, describe_value, report, verdict
+from agents.study.report import Analysis, report, verdict
 from agents.study.results import read_results
 from agents.study.statistics import Band, Difference, Interval, interquartile_mean
 from agents.study.variants import Variant
@@ -102,12 +103,15 @@ def test_final_returns_are_those_of_the_data(directory: Path, page: Reader) -> N
             ]
             expected = format_number(float(interquartile_mean([np.array(returns)])), 1)
             label = f"{variant} (base)" if variant == "Huber" else variant
-            assert any(row[0] == label and row[1].startswith(expected) for row in page.rows), (environment, variant)
+            assert any(row[0] == label and len(row) == 7 and row[2].startswith(expected) for row in page.rows), (
+                environment,
+                variant,
+            )
 
 
 def test_verdicts(analysis: Analysis) -> None:
     """What the study was made of: MSE learns more than Huber, LogCosh and Quantile less, the others as much."""
-    rows = {row[0]: row[3] for row in analysis.page()["aggregate"].rows}
+    rows = {row[0]: row[1] for row in analysis.page()["aggregate"].rows}
     assert rows["Huber (base)"] == "the base"
     assert rows["MSE"] == "supported: higher"
     assert rows[NEVER] == rows[FEWER] == "supported: lower"
@@ -132,15 +136,21 @@ def test_thresholds(analysis: Analysis) -> None:
 def test_changes(analysis: Analysis) -> None:
     rows = analysis.page()["changes"].rows
     assert ("Huber (base)", "nothing", "", "", "") in rows
-    assert ("MSE", "agent.loss.criterion", "HuberLoss(delta=1.0)", "MSELoss", "everywhere") in rows
-    assert (AWKWARD, "agent.loss.criterion.delta", "1.0", "0.1", "everywhere") in rows
-    assert ("", "agent.learning_rate", "0.0003", "0.001", "everywhere") in rows
+    number = rows.index(("MSE", "agent.loss.criterion", "HuberLoss", "MSELoss", "everywhere"))
+    assert rows[number + 1] == ("", "agent.loss.criterion.delta", "1.0", "–", "everywhere"), "what comes with the class"
+    assert ("", "agent.loss.criterion.delta", "1.0", "0.1", "everywhere") in rows
+    assert (AWKWARD, "agent.learning_rate", "0.0003", "0.001", "everywhere") in rows
 
 
 def test_changes_in_one_environment(analysis: Analysis) -> None:
     """A variant that changes something somewhere is not the base."""
     own = Variant("C51", {}, {"Acrobot-v1": {"agent.learning_rate": 0.1}})
-    study = replace(analysis.results.study, variants=[own, *analysis.results.study.variants])
+    configurations = deepcopy(analysis.results.study.configurations)
+    for configs in configurations.values():
+        configs["C51"] = deepcopy(configs["Huber"])
+    configurations["Acrobot-v1"]["C51"]["agent"]["init_args"]["learning_rate"] = 0.1
+    variants = [own, *analysis.results.study.variants]
+    study = replace(analysis.results.study, variants=variants, configurations=configurations)
     changed = Analysis(replace(analysis.results, study=study))
     assert changed.base == "Huber"
     assert changed.page()["changes"].rows[0] == ("C51", "agent.learning_rate", "0.0003", "0.1", "Acrobot-v1")
@@ -155,11 +165,13 @@ def test_figures(directory: Path) -> None:
         assert pixels.shape[1] > 1000 and pixels.std() > 0.02, "something is drawn"
 
 
-def test_same_data_same_files(directory: Path, analysis: Analysis) -> None:
+def test_same_data_same_files(directory: Path, tmp_path: Path) -> None:
     """Committed results do not change when they are reported again."""
-    for ending in ("png", "svg"):
-        again = draw(analysis.figures()["scores"], analysis.variants, ending)
-        assert again == (directory / "figures" / f"scores.{ending}").read_bytes()
+    report(directory, output=tmp_path / "report.html")
+    again = sorted(path.relative_to(tmp_path) for path in tmp_path.rglob("*.*"))
+    assert len(again) == 9
+    for path in again:
+        assert (tmp_path / path).read_bytes() == (directory / path).read_bytes(), path
 
 
 def test_output(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -209,8 +221,57 @@ def test_few_runs(tmp_path: Path, seeds: int) -> None:
     content = Analysis(read_results(write_study(tmp_path, variants=["Huber", NEVER], seeds=seeds))).page()
     for item in content["by_environment"]:
         base, variant = item["table"].rows
-        assert variant[3] == "not supported"
-        assert ("too few runs for an interval" in base[1]) == (seeds == 1)
+        assert variant[1] == "too few runs"
+        assert ("too few runs for an interval" in base[2]) == (seeds == 1)
+    text = " ".join(content["summary"])
+    # 2 of 4 runs in each of three environments are 216 deals; 1 of 2 are 8.
+    assert ("too few runs for any difference to Huber to be supported" in text) == (seeds == 1)
+    assert f"has {seeds} runs of a variant: read the intervals as too narrow" in text
+
+
+def test_runs_that_are_not_asked_for(tmp_path: Path) -> None:
+    """Those of other seeds and variants stay in the files, and are in no number of the page."""
+    whole = read_results(write_study(tmp_path))
+    study = replace(whole.study, seeds=[0, 1], variants=whole.study.variants[:2])
+    analysis = Analysis(replace(whole, study=study))
+    assert len(analysis.finished) == 2 * 2 * 3 < len(whole.runs)
+    assert len(analysis.page()["runs"].rows) == 12 and "12 of 12 runs finished" in " ".join(analysis.page()["summary"])
+
+
+def test_damaged_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The message names the file."""
+    directory = write_study(tmp_path, variants=["Huber"], seeds=2)
+    for name, old, new, complaint in [
+        (
+            "curves.csv",
+            "CartPole-v1,Huber,1,",
+            "CartPole-v1,Huber,7,",
+            "does not hold all of CartPole-v1, Huber, seed 1",
+        ),
+        ("curves.csv", "eval_return", "return", "it lacks 'eval_return'"),
+        ("curves.csv", "Huber,1,50000,", "Huber,1,50000,nan", "could not convert|must be finite"),
+        ("study.yaml", "variants:", "varieties:", "it lacks 'variants'"),
+        ("versions.json", "{", "[", "damaged"),
+    ]:
+        path = directory / name
+        whole = path.read_text()
+        path.write_text(
+            whole.replace(old, new, 1) if name != "curves.csv" or old[0] == "e" else whole.replace(old, new)
+        )
+        assert main(["report", str(directory)]) == 2
+        error = capsys.readouterr().err
+        assert "is damaged" in error and re.search(complaint, error), error
+        path.write_text(whole)
+    assert main(["report", str(directory)]) == 0
+
+
+def test_bands_that_go_far_beyond_the_lines_are_cut() -> None:
+    x, line = np.array([1.0, 2.0]), np.array([0.0, 10.0])
+    wide = Curve("A", x, Band(line, line - 1000, line + 1000))
+    near = Curve("A", x, Band(line, line - 1, line + 2))
+    assert heights(Panel("", "", "", [wide])) == (-5 - 1, 15 + 1)
+    assert heights(Panel("", "", "", [near])) == pytest.approx((-1 - 0.65, 12 + 0.65))
+    assert heights(Panel("", "", "", [near], mark=19)) == pytest.approx((-1 - 1, 19 + 1))
 
 
 def test_a_variant_without_runs_somewhere(tmp_path: Path) -> None:
@@ -224,9 +285,9 @@ def test_a_variant_without_runs_somewhere(tmp_path: Path) -> None:
         return Analysis(read_results(directory)).page()
 
     content = page_without("Acrobot-v1,MSE,")
-    assert content["aggregate"].rows[1][3] == "no run in some environment"
+    assert content["aggregate"].rows[1][1] == "no run in some environment"
     assert "Without a finished run in some environment, and so without a score over all: MSE." in content["summary"]
-    assert page_without("Acrobot-v1,Huber,")["aggregate"].rows[1][3] == "the base has no run"
+    assert page_without("Acrobot-v1,Huber,")["aggregate"].rows[1][1] == "the base has no run"
     text = "".join(Reader(report(directory).read_text("utf-8")).text)
     assert "the base has no run" in text and "No variant has the runs for this picture." in text
 
@@ -244,7 +305,7 @@ def test_text() -> None:
     assert format_interval(Interval(12345.6, 9000.0, float("inf"))) == "12,346 [9,000, never]"
     assert join_names(["one"]) == "one" and join_names(["a", "b, c"]) == "a and b, c"
     assert verdict(Difference(Interval(-1.0, -2.0, -0.5), 0.01)) == "supported: lower"
-    assert describe_value({"class_path": "a.b.C", "init_args": {"x": [1, 2]}}) == "C(x=[1, 2])"
+    assert verdict(Difference(Interval(-1.0, -2.0, -0.5), 0.01, decidable=False)) == "too few runs"
 
 
 # In a browser.

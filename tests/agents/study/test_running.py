@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import signal
@@ -17,6 +18,7 @@ import yaml
 
 from agents.__main__ import main
 from agents.study.results import read_results
+from agents.study.running import _reason
 from agents.study.variants import Study, load_study
 
 ROOT = Path(__file__).parents[3]
@@ -56,40 +58,86 @@ def test_a_study(run: Callable[..., tuple[int, Path]], capfd: pytest.CaptureFixt
         ("CartPole-v1", "MSE", 0),
     ]
     for result in results.runs:
-        curve = results.curves["CartPole-v1", result.variant, 0]
-        assert [step // 200 for step, _ in curve] == [1, 2]
-        assert curve[-1][1] == result.final_return
-        assert result.steps == curve[1][0] and result.steps_to_threshold == curve[0][0]
-        assert 0 < (result.seconds_to_threshold or 0) < result.seconds
+        assert [point.step // 200 for point in result.curve] == [1, 2]
+        assert result.reached(5.0) == result.curve[0] and 0 < result.curve[0].seconds < result.seconds
+        assert result.reached(1e6) is None and result.reached(None) is None
     made = {path: path.stat().st_mtime_ns for path in folder.rglob("metrics.csv")}
     assert len(made) == 2 and not list(folder.rglob("checkpoint.pt"))
 
     # A further seed, a variant that has changed, one that fails: the others are not run again.
     changed = TINY | {"seeds": 1, "variants": {"Huber": {}, "MSE": {"agent.loss.criterion": "MAELoss"}}}
-    changed["variants"]["Broken"] = {"env_kwargs": {"no_such": 1}}
+    changed["variants"]["Broken"] = {"agent.learning_rate": 1e30, "agent.optimizer": "SGD"}
     code, _ = run(changed)
     captured = capfd.readouterr()
     assert code == 1
     assert "s0 is of another configuration and begins anew" in captured.err
-    assert "1 runs failed, the first: CartPole-v1, Broken, seed 0: error: make_vec" in captured.err
+    assert "a run failed, the first: CartPole-v1, Broken, seed 0: error: " in captured.err
     again = {path: path.stat().st_mtime_ns for path in folder.rglob("metrics.csv")}
     assert [path.parts for path in made if again[path] == made[path]] == [p.parts for p in made if "Huber" in p.parts]
     results = read_results(folder)
     assert [r.variant for r in results.runs] == ["Huber", "MSE"]
     assert [failure[1] for failure in results.failures] == ["Broken"]
 
-    # The small files are enough to go on from, as on another machine; not where the threshold is another by now.
+
+def test_only(run: Callable[..., tuple[int, Path]], capfd: pytest.CaptureFixture[str]) -> None:
+    """One name, or those that match; what is left out keeps its results, but not under another configuration."""
+    names = {"Huber": {}, "Huber 2": {"agent.loss.criterion.delta": 2.0}}
+    code, folder = run(TINY | {"seeds": 1, "variants": names}, "--only", "Huber")
+    assert code == 0 and [r.variant for r in read_results(folder).runs] == ["Huber"]
+    assert run(TINY | {"seeds": 1, "variants": names}, "--only", "Huber*")[0] == 0
+    assert [r.variant for r in read_results(folder).runs] == ["Huber", "Huber 2"]
+    capfd.readouterr()
+    assert run(TINY, "--only", "Hubber")[0] == 2
+    assert "no variant or environment of the name 'Hubber'" in capfd.readouterr().err
+    names["Huber 2"] = {"agent.loss.criterion.delta": 3.0}
+    assert run(TINY | {"seeds": 1, "variants": names}, "--only", "Huber")[0] == 0
+    assert "a run of another configuration, to begin anew" in capfd.readouterr().err
+    assert [r.variant for r in read_results(folder).runs] == ["Huber"]
+
+
+def test_small_files_are_enough(run: Callable[..., tuple[int, Path]]) -> None:
+    """A study goes on from them, as on another machine, and loses none of them."""
+    _, folder = run(TINY, "--jobs", "2")
     shutil.rmtree(folder / "runs")
-    del changed["variants"]["Broken"]
-    assert run(changed)[0] == 0
+    versions = (folder / "versions.json").read_text().replace("Linux", "Elsewhere")
+    (folder / "versions.json").write_text(versions)
+    whole = read_results(folder)
+    assert len(whole.runs) == 4
+
+    # Fewer seeds and variants, another threshold: nothing runs, and the rest stays in the files.
+    less = TINY | {"variants": {"Huber": {}}, "environments": {"CartPole-v1": {"low": 20, "high": 500, "threshold": 6}}}
+    assert run(less, "--seeds", "1")[0] == 0
     assert not (folder / "runs").exists()
-    assert read_results(folder).runs == results.runs and read_results(folder).curves == results.curves
-    assert run(changed | {"environments": {"CartPole-v1": {"low": 20, "high": 500, "threshold": 6.0}}})[0] == 0
-    assert len(list(folder.rglob("metrics.csv"))) == 2
+    assert sorted(r.key for r in read_results(folder).runs) == sorted(r.key for r in whole.runs)
+    assert (folder / "versions.json").read_text() == versions, "nothing has run here"
+
+    # What is new runs, and both machines are named.
+    more = TINY | {"seeds": 1, "variants": TINY["variants"] | {"MAE": {"agent.loss.criterion": "MAELoss"}}}
+    assert run(more)[0] == 0
+    assert len(list(folder.rglob("metrics.csv"))) == 1
+    results = read_results(folder)
+    assert len(results.runs) == 5 and {r.key: r for r in whole.runs}.items() <= {r.key: r for r in results.runs}.items()
+    assert "Elsewhere" in results.versions["platform"] and "; Linux" in results.versions["platform"]
+
+
+def test_a_second_process_is_kept_out(run: Callable[..., tuple[int, Path]], capsys: pytest.CaptureFixture[str]) -> None:
+    _, folder = run(TINY | {"seeds": 1, "variants": {"Huber": {}}})
+    with (folder / ".lock").open() as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        assert run(TINY)[0] == 2
+    assert f"another process runs the study in {folder}" in capsys.readouterr().err
+
+
+def test_a_run_that_is_killed_says_so(tmp_path: Path) -> None:
+    assert _reason(tmp_path / "log.txt", -signal.SIGKILL) == "killed by SIGKILL, perhaps for want of memory"
+    assert _reason(tmp_path / "log.txt", 3) == "exit code 3"
+    (tmp_path / "log.txt").write_text("headline\nerror: why\n")
+    assert _reason(tmp_path / "log.txt", 1) == "error: why"
 
 
 @pytest.mark.slow
-def test_a_study_that_was_stopped_goes_on(tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_study_that_was_stopped_goes_on(number: signal.Signals, tmp_path: Path) -> None:
     long = TINY | {"seeds": 1, "variants": {"Huber": {}}, "overrides": TINY["overrides"] | {"steps": 6000}}
     (tmp_path / "study.yaml").write_text(yaml.safe_dump(long))
     command = [sys.executable, "-m", "agents", "study", "--config", str(tmp_path / "study.yaml"), "--progress", "false"]
@@ -100,10 +148,11 @@ def test_a_study_that_was_stopped_goes_on(tmp_path: Path) -> None:
     deadline = time.monotonic() + 120
     while not list(tmp_path.rglob("metrics.csv")) and time.monotonic() < deadline:
         time.sleep(0.1)
-    process.send_signal(signal.SIGTERM)
+    process.send_signal(number)
     error = process.communicate(timeout=120)[1]
-    assert process.returncode == 128 + signal.SIGTERM, error
-    assert error.splitlines()[-1].endswith(f"to go on: {' '.join(['python', *command[1:6]])} --directory {tmp_path}")
+    assert process.returncode == 128 + number, error
+    again = f"{' '.join(['python', *command[1:6]])} --directory {tmp_path} --executor local"
+    assert error.splitlines()[-1].endswith(f"to go on: {again}")
     (checkpoint,) = tmp_path.rglob("checkpoint.pt")
     head = next(tmp_path.rglob("metrics.csv")).read_text().splitlines()[:2]
     assert main(command[3:]) == 0
@@ -113,15 +162,48 @@ def test_a_study_that_was_stopped_goes_on(tmp_path: Path) -> None:
     assert result.steps >= 6000
 
 
+CARTPOLE = TINY["environments"]["CartPole-v1"]
 WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "argument": ({"variants": {"Bad": {"agent.loss.criterio": "MSELoss"}}}, "variant 'Bad': "),
     "value": ({"variants": {"Bad": {"agent.learning_rate": -1}}}, "learning_rate must be in (0, inf)"),
+    "setting": ({"variants": {"Bad": {"eval_episodes": 0}}}, "variant 'Bad': train: eval_episodes must be"),
+    "env_kwargs": ({"variants": {"Bad": {"env_kwargs": {"no_such": 1}}}}, "variant 'Bad': make_vec: "),
+    "own": ({"variants": {"Bad": {"seed": 7}}}, "variant 'Bad': seed is the study's own"),
+    "folders": ({"variants": {"A b": {}, "A-b": {"steps": 300}}}, "'A b' and 'A-b' would share the folder A-b"),
+    "variant": ({"variants": {"Bad": 3}}, "variant 'Bad' must be a mapping of arguments, got 3"),
+    "where": (
+        {"variants": {"Bad": {"environments": ["CartPole-v1"]}}},
+        "environments of variant 'Bad' must be a mapping",
+    ),
+    "nothing": ({"variants": {"Bad": {"environments": {"CartPole-v1": None}}}}, "CartPole-v1 of variant 'Bad' must be"),
     "environment": ({"variants": {"Bad": {"environments": {"Nope-v0": {}}}}}, "has arguments for Nope-v0"),
+    "unknown": ({"environments": {"Nope-v0": {"low": 0, "high": 1}}}, "environment 'Nope-v0' cannot be made"),
     "scale": ({"environments": {"CartPole-v1": {"low": 5, "high": 5}}}, "high of CartPole-v1 must be in (5, inf)"),
+    "number": ({"environments": {"CartPole-v1": {"low": "a", "high": 5}}}, "low of CartPole-v1 must be a number"),
+    "overrides": (
+        {"environments": {"CartPole-v1": CARTPOLE | {"overrides": 3}}},
+        "overrides of CartPole-v1 must be a map",
+    ),
+    "own base": (
+        {"environments": {"CartPole-v1": CARTPOLE | {"base": 3}}},
+        "base of CartPole-v1 must be a file's name",
+    ),
+    "common": ({"overrides": [1]}, "overrides must be a mapping of arguments, got [1]"),
     "field": ({"variant": {}}, "must name name, base, seeds, environments, variants"),
     "seeds": ({"seeds": 0}, "seeds is empty"),
+    "negative": ({"seeds": -3}, "seeds must be >= 1"),
+    "bool": ({"seeds": True}, "seeds must be >= 1"),
+    "text": ({"seeds": ["a"]}, "seeds must be whole numbers >= 0, got 'a'"),
+    "twice": ({"seeds": [0, 0]}, "a seed comes twice"),
     "base": ({"base": "nowhere.yaml"}, "nowhere.yaml"),
 }
+
+
+def test_a_name_that_comes_twice_is_refused(tmp_path: Path) -> None:
+    text = yaml.safe_dump(TINY, sort_keys=False) + "  MSE: {agent.n_step: 2}\n"
+    (tmp_path / "study.yaml").write_text(text)
+    with pytest.raises(ValueError, match="'MSE' comes twice"):
+        load_study(tmp_path / "study.yaml")
 
 
 @pytest.mark.parametrize("name", WRONG)
