@@ -314,7 +314,7 @@ def test_a_schedule_goes_on_where_it_was(compiled: bool, crossed: bool, monkeypa
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
-@pytest.mark.parametrize("schedule", [{}, SCHEDULE], ids=["constant", "schedule"])
+@pytest.mark.parametrize("schedule", [{}, pytest.param(SCHEDULE, marks=pytest.mark.slow)], ids=["constant", "schedule"])
 def test_a_whole_step_is_one_graph(schedule: dict[str, Any]) -> None:
     torch._dynamo.reset()
     torch._dynamo.utils.counters.clear()

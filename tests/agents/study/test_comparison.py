@@ -96,7 +96,8 @@ def test_runs_of_other_lengths_say_so(runs: list[Path], capsys: pytest.CaptureFi
     text = (runs[2] / "metrics.csv").read_text()
     (runs[2] / "metrics.csv").write_text(text.replace("\n3000,", "\n2500,"))
     assert main(["compare", *map(str, runs)]) == 0
-    assert "A: criterion=HuberLoss 2 95.0" in (text := " ".join(capsys.readouterr().out.split()))
+    text = " ".join(capsys.readouterr().out.split())
+    assert "A: criterion=HuberLoss 2 95.0" in text
     assert " 2,500 to 3,000 " in text and text.count(" to ") == 1
 
 

@@ -25,6 +25,7 @@ from agents.study.statistics import (
     performance_profile,
     probability_of_improvement,
 )
+from tests.conftest import mostly_slow
 
 # Runs x environments, drawn once. The numbers beside them are those of rliable 1.2.0 (arch 7.2, numpy 2.4) on the
 # same matrices, percentile intervals of 95% from 50,000 resamples after numpy.random.seed(0):
@@ -219,7 +220,7 @@ class TestCompareToBase:
         with pytest.raises(ValueError, match="compare_to_base: scores must be of the same environments, got 2 and 3"):
             compare_to_base(scores(X), {"x": scores(X[:, :2])})
 
-    @pytest.mark.parametrize("runs", [5, 10])
+    @pytest.mark.parametrize("runs", mostly_slow([5, 10], keep=[10]))
     def test_false_alarms(self, runs: int) -> None:
         """Six variants that do not differ: one or more is called different in at most 5% of made-up studies."""
         generator = np.random.default_rng(runs)
