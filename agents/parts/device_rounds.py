@@ -21,7 +21,7 @@ from torch.fx import GraphModule
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from agents.parts.device_envs import DeviceVectorEnv, Episodes, Finished, advance
-from agents.parts.optimization import Learner, call_with
+from agents.parts.optimization import Learner, call_with, compile_graph
 from agents.parts.replay import Batch, Replay
 from agents.parts.spaces import Box, EnvSpec, Space
 from agents.parts.transition import Transitions
@@ -112,13 +112,6 @@ class _Rounds(ABC):
                 reason = str(error).strip().splitlines()[0]
                 warnings.warn(f"rounds on the device cannot be compiled, goes on without: {reason}", stacklevel=2)
         return self._compiled is not None
-
-    def _compiler(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        options: dict[str, Any] | None = {"cpp_wrapper": True} if self.env.device.type == "cpu" else None
-        compiled: Callable[..., Any] = torch.compile(  # type: ignore[call-overload]  # which lacks the newest argument
-            function, fullgraph=True, dynamic=False, isolate_recompiles=True, options=options
-        )
-        return compiled
 
     def _count(self, number: int) -> Tensor:
         return torch.tensor(number, device=self.env.device)
@@ -288,7 +281,7 @@ class RolloutRounds(_Rounds):
             _, *end = _loop(lambda k, *_: k < count_, body, carry)
             return end[:count], end[count:-4], *end[-4:]
 
-        return self._compiler(rounds)
+        return compile_graph(rounds, self.env.device)
 
 
 class ReplayRounds(_Rounds):
@@ -468,7 +461,7 @@ class ReplayRounds(_Rounds):
             _, _, table, *end = _loop(lambda k, *_: k < number, one_round, carry)
             return end[:count], end[count], end[count + 1 : count + 4], end[count + 4 :], table
 
-        return self._compiler(rounds)
+        return compile_graph(rounds, self.env.device)
 
 
 _loop: Callable[..., Any] = while_loop  # which has no types
