@@ -91,6 +91,11 @@ class Analysis:
         self.base = next(
             (v.name for v in results.study.variants if not v.overrides and not v.environments), self.variants[0]
         )
+        self._digests = {
+            (environment.name, variant): results.study.digest(environment.name, variant)
+            for environment in self.environments
+            for variant in self.variants
+        }
         self.finished = [run for run in results.runs if self._is_asked_for(run)]
         self.scores = {variant: scores for variant in self.variants if (scores := self._scores(variant))}
         self.intervals = {variant: bootstrap_interval(scores) for variant, scores in self.scores.items()}
@@ -99,8 +104,8 @@ class Analysis:
 
     def _is_asked_for(self, run: Run) -> bool:
         """Whether a run is of the study as it is now."""
-        environments = {environment.name for environment in self.environments}
-        return run.environment in environments and run.variant in self.variants and run.seed in self.results.study.seeds
+        asked_for = self._digests.get((run.environment, run.variant)) == run.configuration
+        return asked_for and run.seed in self.results.study.seeds
 
     def runs(self, environment: str, variant: str) -> list[Run]:
         """Finished runs by seed."""

@@ -14,7 +14,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import yaml
 
@@ -23,8 +23,12 @@ from agents.study.variants import Job, Study
 
 _RUN_FIELDS = ["environment", "variant", "seed", "configuration", "steps", "seconds", "final_return"]
 _RUN_FIELDS += ["steps_to_threshold", "seconds_to_threshold"]
-_CURVE_FIELDS = ["environment", "variant", "seed", "step", "eval_return", "seconds"]
+_CURVE_FIELDS = ["environment", "variant", "seed", "configuration", "step", "eval_return", "seconds"]
 _FAILURE_FIELDS = ["environment", "variant", "seed", "error"]
+
+
+# Environment, variant, seed and digest of the configuration: runs of which all four are the same are the same.
+RunKey: TypeAlias = tuple[str, str, int, str]
 
 
 class CurvePoint(NamedTuple):
@@ -54,9 +58,9 @@ class Run:
     curve: list[CurvePoint]
 
     @property
-    def key(self) -> tuple[str, str, int]:
-        """Environment, variant and seed."""
-        return self.environment, self.variant, self.seed
+    def key(self) -> RunKey:
+        """Environment, variant, seed and configuration."""
+        return self.environment, self.variant, self.seed, self.configuration
 
     @property
     def steps(self) -> int:
@@ -84,7 +88,7 @@ class Results:
 
     Attributes:
         study: What was compared.
-        runs: The finished runs; also such as the study no longer asks for.
+        runs: The finished runs; also those of variants, seeds and configurations that the study no longer asks for.
         failures: Environment, variant, seed and error of each run that failed.
         versions: Names and versions of what ran it.
     """
@@ -106,7 +110,7 @@ def read_run(folder: Path, job: Job) -> Run:
     if not rows:
         raise ValueError(f"study: {folder} holds no evaluation")
     curve = [CurvePoint(int(row["step"]), float(row["eval_return_mean"]), float(row["seconds"])) for row in rows]
-    return Run(*job.key, job.digest, curve)
+    return Run(*job.key, curve)
 
 
 def write_results(directory: Path, results: Results) -> None:
@@ -116,7 +120,7 @@ def write_results(directory: Path, results: Results) -> None:
     for run in results.runs:
         reached = run.reached(thresholds.get(run.environment))
         first = ("", "") if reached is None else (reached.step, reached.seconds)
-        runs.append((*run.key, run.configuration, run.steps, run.seconds, run.final_return, *first))
+        runs.append((*run.key, run.steps, run.seconds, run.final_return, *first))
     texts = {
         "study.yaml": results.study.to_yaml(),
         "versions.json": json.dumps(results.versions, indent=2) + "\n",
@@ -143,14 +147,16 @@ def read_results(directory: Path) -> Results:
         name = "study.yaml"
         study = Study.from_yaml((directory / name).read_text())
         name = "curves.csv"
-        curves: dict[tuple[str, str, int], list[CurvePoint]] = {}
+        curves: dict[RunKey, list[CurvePoint]] = {}
         for row in _read_csv(directory / name):
             point = CurvePoint(int(row["step"]), _finite(row["eval_return"]), _finite(row["seconds"]))
             curves.setdefault(_key(row), []).append(point)
         name = "results.csv"
         runs = [_to_run(row, curves) for row in _read_csv(directory / name)]
         name = "failures.csv"
-        failures = [(*_key(row), row["error"]) for row in _read_csv(directory / name)]
+        failures = [
+            (row["environment"], row["variant"], int(row["seed"]), row["error"]) for row in _read_csv(directory / name)
+        ]
         name = "versions.json"
         text = (directory / name).read_text() if (directory / name).exists() else "{}"
         versions = {what: str(which) for what, which in json.loads(text).items()}
@@ -160,12 +166,12 @@ def read_results(directory: Path) -> Results:
     return Results(study, runs, failures, versions)
 
 
-def _key(row: Mapping[str, str]) -> tuple[str, str, int]:
-    return row["environment"], row["variant"], int(row["seed"])
+def _key(row: Mapping[str, str]) -> RunKey:
+    return row["environment"], row["variant"], int(row["seed"]), row["configuration"]
 
 
-def _to_run(row: Mapping[str, str], curves: Mapping[tuple[str, str, int], list[CurvePoint]]) -> Run:
-    run = Run(*_key(row), row["configuration"], curves.get(_key(row), []))
+def _to_run(row: Mapping[str, str], curves: Mapping[RunKey, list[CurvePoint]]) -> Run:
+    run = Run(*_key(row), curves.get(_key(row), []))
     if not run.curve or run.steps != int(row["steps"]):
         raise ValueError(f"curves.csv does not hold all of {run.environment}, {run.variant}, seed {run.seed}")
     return run

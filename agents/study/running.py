@@ -1,7 +1,7 @@
 """Runs a study: its runs each in a process of its own, several at a time, restartable.
 
 A run that is done is not run again, be it only in results.csv, which may come from another machine; one that was
-stopped goes on from its checkpoint, and one whose configuration has changed since begins anew.
+stopped goes on from its checkpoint. What has another configuration is another run, and nothing that is done is removed.
 """
 
 from __future__ import annotations
@@ -11,14 +11,12 @@ import importlib.metadata
 import os
 import platform
 import shlex
-import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Literal, NoReturn
@@ -86,9 +84,8 @@ def study(
         raise ValueError(f"study: {config} has no variant or environment of the name {only!r}")
     folder = Path(directory) / slug(plan.name)
     with _alone(folder), catch_signals() as stop:
-        earlier = _read_earlier(folder, every)
+        earlier = read_results(folder) if (folder / "results.csv").exists() else None
         runner = _Runner(folder, chosen, earlier, Local() if executor == "local" else Ray(), jobs)
-        runner.forget_changed()
         with _progress(runner, enabled=progress) as bar:
             while runner.step(stopping=stop.number is not None):
                 _show(bar, runner)
@@ -148,29 +145,14 @@ def _show(bar: tqdm[NoReturn], runner: _Runner) -> None:
     bar.update(min(runner.steps_done(), runner.steps) - bar.n)
 
 
-def _read_earlier(directory: Path, jobs: Sequence[Job]) -> Results | None:
-    """What the study's small files tell: runs of this configuration, and of what is not asked for now."""
-    if not (directory / "results.csv").exists():
-        return None
-    results = read_results(directory)
-    digests = {job.key: job.digest for job in jobs}
-    runs = [run for run in results.runs if digests.get(run.key, run.configuration) == run.configuration]
-    changed = len(results.runs) - len(runs)
-    if changed:
-        what = "a run" if changed == 1 else f"{changed} runs"
-        print(f"study: {directory / 'results.csv'}: {what} of another configuration, to begin anew", file=sys.stderr)
-    return replace(results, runs=runs)
-
-
 def folder_of(directory: Path, job: Job) -> Path:
     """Where a run and what belongs to it lie."""
-    return directory / "runs" / slug(job.environment) / slug(job.variant) / f"s{job.seed}"
+    return directory / "runs" / slug(job.environment) / slug(job.variant) / f"s{job.seed}-{job.digest}"
 
 
 def is_done(directory: Path, job: Job) -> bool:
-    """Whether a run is finished here, and of the study's configuration."""
-    folder = folder_of(directory, job)
-    return (folder / "done").exists() and (folder / "job.yaml").read_text() == job.configuration
+    """Whether a run is finished here."""
+    return (folder_of(directory, job) / "done").exists()
 
 
 class _Runner:
@@ -190,14 +172,6 @@ class _Runner:
         self.running: dict[Job, Execution] = {}
         self.failed: list[Job] = []
         self.started = 0
-
-    def forget_changed(self) -> None:
-        """Remove the runs of another configuration than the study's."""
-        for job in self.jobs:
-            path = folder_of(self.directory, job) / "job.yaml"
-            if path.exists() and path.read_text() != job.configuration:
-                print(f"study: {path.parent} is of another configuration and begins anew", file=sys.stderr)
-                shutil.rmtree(path.parent)
 
     def step(self, *, stopping: bool) -> bool:
         """Note what has ended and start what there is room for; whether anything is left to wait for."""
@@ -290,7 +264,7 @@ def collect(directory: Path, plan: Study, jobs: Sequence[Job], earlier: Results 
         elif before is not None:
             runs.append(before)
         elif (folder / "error.txt").exists():
-            failures.append((*job.key, (folder / "error.txt").read_text()))
+            failures.append((*job.key[:3], (folder / "error.txt").read_text()))
     return Results(plan, [*runs, *known.values()], failures, _versions(earlier, ran=ran))
 
 

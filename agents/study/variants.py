@@ -76,6 +76,10 @@ class Study:
     variants: list[Variant]
     configurations: dict[str, dict[str, dict[str, Any]]]
 
+    def digest(self, environment: str, variant: str) -> str:
+        """The digest of a variant's configuration in an environment."""
+        return _digest(dump_config(self.configurations[environment][variant]))
+
     def to_yaml(self) -> str:
         """The text that :meth:`from_yaml` reads."""
         return dump_config(asdict(self))
@@ -108,14 +112,18 @@ class Job:
     configuration: str
 
     @property
-    def key(self) -> tuple[str, str, int]:
-        """Environment, variant and seed."""
-        return self.environment, self.variant, self.seed
+    def key(self) -> tuple[str, str, int, str]:
+        """Environment, variant, seed and digest of the configuration."""
+        return self.environment, self.variant, self.seed, self.digest
 
     @property
     def digest(self) -> str:
-        """Tells its configuration from others in results.csv."""
-        return hashlib.sha256(self.configuration.encode()).hexdigest()[:12]
+        """Tells its configuration from others."""
+        return _digest(self.configuration)
+
+
+def _digest(configuration: str) -> str:
+    return hashlib.sha256(configuration.encode()).hexdigest()[:12]
 
 
 def slug(name: str) -> str:

@@ -57,6 +57,13 @@ def write_study(directory: Path, *, variants: Sequence[str] = tuple(VARIANTS), s
     """Write the files that a report is made of; the same ones every time."""
     generator = np.random.default_rng(0)
     runs: list[Run] = []
+    study = Study(
+        "td_criteria <made up>",
+        list(range(seeds)),
+        [Environment(name, **scale) for name, scale in ENVIRONMENTS.items()],
+        [Variant(name, VARIANTS[name], {}) for name in variants],
+        {name: {variant: _configuration(name, VARIANTS[variant]) for variant in variants} for name in ENVIRONMENTS},
+    )
     for environment, scale in ENVIRONMENTS.items():
         for variant, level, speed in zip(VARIANTS, LEVELS, SPEEDS, strict=True):
             for seed in range(SEEDS):
@@ -69,14 +76,7 @@ def write_study(directory: Path, *, variants: Sequence[str] = tuple(VARIANTS), s
                     points = [(step, min(value, scale["threshold"] - 1)) for step, value in points]
                 rate = 3000 * generator.uniform(0.8, 1.2)
                 curve = [CurvePoint(step, value, round(step / rate, 2)) for step, value in points]
-                runs.append(Run(environment, variant, seed, "0123456789ab", curve))
-    study = Study(
-        "td_criteria <made up>",
-        list(range(seeds)),
-        [Environment(name, **scale) for name, scale in ENVIRONMENTS.items()],
-        [Variant(name, VARIANTS[name], {}) for name in variants],
-        {name: {variant: _configuration(name, VARIANTS[variant]) for variant in variants} for name in ENVIRONMENTS},
-    )
+                runs.append(Run(environment, variant, seed, study.digest(environment, variant), curve))
     failures = [FAILED] if FEWER in variants and seeds == SEEDS else []
     versions = {"python": "3.11.7", "torch": "2.13.0", "rlloss": "0.1.0", "platform": "Linux x86_64"}
     write_results(directory, Results(study, runs, failures, versions))
