@@ -77,4 +77,4 @@ def test_own_loss(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytes
 
 def test_every_command_is_known() -> None:
     commands = set(re.findall(r"^python -m agents (\w+)", README, re.MULTILINE))
-    assert commands == {"train", "evaluate", "resume"}
+    assert commands == {"train", "evaluate", "resume", "study", "report", "compare"}
