@@ -190,12 +190,11 @@ class Analysis:
         """Sentences made of the numbers below, and of nothing else."""
         sentences = []
         if self.scores:
-            intervals = self.intervals
-            best = max(intervals, key=lambda variant: intervals[variant].value)
+            best = max(self.intervals, key=lambda variant: self.intervals[variant].value)
             sentences.append(
-                f"The highest score over all environments is that of {best}: {format_interval(intervals[best])}"
-                + (f"; the base, {self.base}, has {format_interval(intervals[self.base])}." if best != self.base
-                   and self.base in intervals else ".")
+                f"The highest score over all environments is that of {best}: {format_interval(self.intervals[best])}"
+                + (f"; the base, {self.base}, has {format_interval(self.intervals[self.base])}." if best != self.base
+                   and self.base in self.intervals else ".")
             )  # fmt: skip
         if self.differences:
             sentences += self._verdicts()

@@ -158,7 +158,6 @@ def load_study(path: Path | str, *, seeds: Iterable[int] | None = None) -> tuple
     ]
     for names in ([environment.name for environment in environments], [variant.name for variant in variants]):
         _check_folders(path, names)
-    plans: dict[tuple[str, str], tuple[str, int]] = {}
     configurations: dict[str, dict[str, dict[str, Any]]] = {}
     for environment in environments:
         entry = data["environments"][environment.name]
@@ -167,16 +166,17 @@ def load_study(path: Path | str, *, seeds: Iterable[int] | None = None) -> tuple
         configurations[environment.name] = {}
         for variant in variants:
             overrides = common | variant.overrides | variant.environments.get(environment.name, {})
-            text, steps, configuration = _resolve(f"{path}: variant {variant.name!r}", base, overrides)
-            plans[environment.name, variant.name] = text, steps
-            configurations[environment.name][variant.name] = configuration
+            configurations[environment.name][variant.name] = _resolve(
+                f"{path}: variant {variant.name!r}", base, overrides
+            )
     study = Study(str(data["name"]), numbers, environments, variants, configurations)
+    plans = [
+        (environment, variant, int(configuration["steps"]), dump_config(configuration))
+        for environment, configs in configurations.items()
+        for variant, configuration in configs.items()
+    ]
     jobs = [
-        Job(environment.name, variant.name, seed, steps, text)
-        for seed in numbers
-        for environment in environments
-        for variant in variants
-        for text, steps in [plans[environment.name, variant.name]]
+        Job(environment, variant, seed, steps, text) for seed in numbers for environment, variant, steps, text in plans
     ]
     return study, jobs
 
@@ -254,13 +254,13 @@ def _environment(path: Path, name: str, entry: Any) -> Environment:
             f"study: {path}: environment {name} must have low and high, and may have threshold, base, overrides"
         )
     low, high, threshold = entry["low"], entry["high"], entry.get("threshold")
-    for what, value in {"low": low, "high": high, "threshold": threshold}.items():
-        if not isinstance(value, int | float) and not (what == "threshold" and value is None):
-            raise ValueError(f"study: {path}: {what} of {name} must be a number, got {value!r}")
-    check_number("study", f"low of {name}", low)
-    check_number("study", f"high of {name}", high, low=low, low_open=True)
-    if threshold is not None:
-        check_number("study", f"threshold of {name}", threshold)
+    try:
+        check_number("study", f"low of {name}", low)
+        check_number("study", f"high of {name}", high, low=low, low_open=True)
+        if threshold is not None:
+            check_number("study", f"threshold of {name}", threshold)
+    except TypeError as error:  # in a file, a value of another type is a wrong value like others
+        raise ValueError(str(error)) from error
     if not isinstance(entry.get("base", ""), str):
         raise ValueError(f"study: {path}: base of {name} must be a file's name, got {entry['base']!r}")
     _check_arguments(path, f"overrides of {name}", entry.get("overrides", {}))
@@ -282,8 +282,8 @@ def _variant(path: Path, name: str, overrides: Any, environments: Mapping[str, A
     return Variant(name, common, {where: dict(arguments) for where, arguments in own.items()})
 
 
-def _resolve(what: str, base: Path, overrides: Mapping[str, Any]) -> tuple[str, int, dict[str, Any]]:
-    """All arguments of ``agents train`` as YAML, the number of steps, and the configuration as plain data."""
+def _resolve(what: str, base: Path, overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """All arguments of ``agents train`` but those of the study, checked, as plain data."""
     parser = make_train_parser()
     arguments = ["--config", str(base)]
     for name, value in overrides.items():
@@ -298,5 +298,4 @@ def _resolve(what: str, base: Path, overrides: Mapping[str, Any]) -> tuple[str, 
     except (ArgumentError, ValueError, TypeError) as error:
         raise ValueError(f"study: {what}: {one_line(error)}") from error
     plain = {key: value for key, value in values.items() if key not in {"agent", *_OWN_ARGUMENTS}}
-    configuration = {"agent": describe(made.agent), **plain}
-    return dump_config(configuration), int(made.steps), configuration
+    return {"agent": describe(made.agent), **plain}

@@ -255,9 +255,7 @@ def test_damaged_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
     ]:
         path = directory / name
         whole = path.read_text()
-        path.write_text(
-            whole.replace(old, new, 1) if name != "curves.csv" or old[0] == "e" else whole.replace(old, new)
-        )
+        path.write_text(whole.replace(old, new))
         assert main(["report", str(directory)]) == 2
         error = capsys.readouterr().err
         assert "is damaged" in error and re.search(complaint, error), error

@@ -182,6 +182,7 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "unknown": ({"environments": {"Nope-v0": {"low": 0, "high": 1}}}, "environment 'Nope-v0' cannot be made"),
     "scale": ({"environments": {"CartPole-v1": {"low": 5, "high": 5}}}, "high of CartPole-v1 must be in (5, inf)"),
     "number": ({"environments": {"CartPole-v1": {"low": "a", "high": 5}}}, "low of CartPole-v1 must be a number"),
+    "no number": ({"environments": {"CartPole-v1": CARTPOLE | {"low": True}}}, "low of CartPole-v1 must be a number"),
     "overrides": (
         {"environments": {"CartPole-v1": CARTPOLE | {"overrides": 3}}},
         "overrides of CartPole-v1 must be a map",
