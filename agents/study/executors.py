@@ -8,7 +8,9 @@ import multiprocessing.process
 import os
 import runpy
 import shutil
+import signal
 import sys
+import threading
 import traceback
 import warnings
 from pathlib import Path
@@ -102,7 +104,16 @@ class Local:
 
 def _work_alone(job: Job, folder: Path) -> None:
     os.setsid()  # else Ctrl-C reaches it twice, and the second time it does not save
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     sys.exit(_work(job, folder))
+
+
+def _end_with_parent() -> None:
+    """Write a checkpoint and end when the study's own process is gone: killed, it could ask for nothing."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 class _LocalExecution:

@@ -137,31 +137,56 @@ def test_a_run_that_is_killed_says_so(tmp_path: Path) -> None:
     assert _reason(tmp_path / "log.txt", 1) == "error: why"
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_a_study_that_was_stopped_goes_on(number: signal.Signals, tmp_path: Path) -> None:
+def start_and_signal(tmp_path: Path, number: signal.Signals) -> tuple[list[str], int, str]:
+    """A study of one long run that gets a signal in its middle: its arguments, exit code and last words."""
     long = TINY | {"seeds": 1, "variants": {"Huber": {}}, "overrides": TINY["overrides"] | {"steps": 6000}}
     (tmp_path / "study.yaml").write_text(yaml.safe_dump(long))
-    command = [sys.executable, "-m", "agents", "study", "--config", str(tmp_path / "study.yaml"), "--progress", "false"]
-    command += ["--directory", str(tmp_path)]
+    arguments = ["study", "--config", str(tmp_path / "study.yaml"), "--progress", "false", "--directory", str(tmp_path)]
     process = subprocess.Popen(
-        command, cwd=ROOT, stderr=subprocess.PIPE, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"}
-    )
-    deadline = time.monotonic() + 120
-    while not list(tmp_path.rglob("metrics.csv")) and time.monotonic() < deadline:
-        time.sleep(0.1)
+        [sys.executable, "-m", "agents", *arguments],
+        cwd=ROOT, stderr=subprocess.PIPE, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    wait_until(lambda: bool(list(tmp_path.rglob("metrics.csv"))))
     process.send_signal(number)
     error = process.communicate(timeout=120)[1]
-    assert process.returncode == 128 + number, error
-    again = f"{' '.join(['python', *command[1:6]])} --directory {tmp_path} --executor local"
-    assert error.splitlines()[-1].endswith(f"to go on: {again}")
+    return arguments, process.returncode, error
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 120
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.1)
+
+
+def check_that_it_goes_on(arguments: list[str], tmp_path: Path) -> None:
     (checkpoint,) = tmp_path.rglob("checkpoint.pt")
     head = next(tmp_path.rglob("metrics.csv")).read_text().splitlines()[:2]
-    assert main(command[3:]) == 0
+    assert main(arguments) == 0
     assert not checkpoint.exists()
     assert next(tmp_path.rglob("metrics.csv")).read_text().splitlines()[:2] == head, "begun anew"
     (result,) = read_results(tmp_path / "tiny-study").runs
     assert result.steps >= 6000
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_study_that_was_stopped_goes_on(number: signal.Signals, tmp_path: Path) -> None:
+    arguments, code, error = start_and_signal(tmp_path, number)
+    assert code == 128 + number, error
+    again = f"python -m agents {' '.join(arguments[:3])} --directory {tmp_path} --executor local"
+    assert error.splitlines()[-1].endswith(f"to go on: {again}")
+    check_that_it_goes_on(arguments, tmp_path)
+
+
+@pytest.mark.slow
+def test_the_runs_of_a_study_that_was_killed_save_and_end(tmp_path: Path) -> None:
+    arguments, code, _ = start_and_signal(tmp_path, signal.SIGKILL)
+    assert code == -signal.SIGKILL
+    wait_until(lambda: bool(list(tmp_path.rglob("checkpoint.pt"))))
+    (log,) = tmp_path.rglob("log.txt")
+    wait_until(lambda: "resume" in log.read_text())  # its last line, which says how to go on
+    assert "resume" in log.read_text()
+    check_that_it_goes_on(arguments, tmp_path)
 
 
 CARTPOLE = TINY["environments"]["CartPole-v1"]
