@@ -315,6 +315,7 @@ class A2C(Agent):
             compiled=self.compiled,
             learning_rate_end=self.learning_rate_end,
             learning_rate_steps=self.learning_rate_steps,
+            read_mask=self._read_mask,
         )
         self.rounds: RolloutRounds | None = None
         self.beside = Overlap()
@@ -522,6 +523,10 @@ class A2C(Agent):
             advantage = upgo_returns(reward, discount, next_value, truncated=truncated) - value
         return advantage, target
 
+    def _read_mask(self, batch: Tensor | PolicyBatch, old_log_prob: Tensor | None = None) -> Tensor | None:
+        """Which rows of what the learner learns from are steps."""
+        return batch.mask if isinstance(batch, PolicyBatch) else Transitions(batch, self.layout, 0).mask
+
     def _loss_of_rollout(self, rows: Tensor, old_log_prob: Tensor | None = None) -> tuple[Tensor, Metrics]:
         return self.compute_loss(self._prepare(rows, old_log_prob))
 
@@ -576,6 +581,12 @@ class A2C(Agent):
         outputs = network.policy(network.normalized(observation))
         return network.policy.log_prob(self._among(outputs, action_mask), action)
 
+    @property
+    def plays_on_device(self) -> bool:
+        """Where one gradient step uses a rollout once, and nothing is normalised by running moments."""
+        special = self.normalize_observations or self.normalize_rewards or self.overlap
+        return self.epochs == 1 and self.minibatches == 1 and not special
+
     def play_on_device(self, env: DeviceVectorEnv, steps: int) -> Played | None:
         """Whole rollouts with their gradient steps as one compiled graph, where each has one and it can be compiled."""
         rounds = self._rounds_in(env)
@@ -596,14 +607,14 @@ class A2C(Agent):
 
     def _rounds_in(self, env: DeviceVectorEnv) -> RolloutRounds | None:
         """Compiled rounds in the environments, made when they are asked for; None where there can be none."""
-        special = self.normalize_observations or self.normalize_rewards or self.overlap
-        if special or not (self.one_pass and self.learner.can_be_pure and self.rollout.size == 0):
+        if not (self.plays_on_device and self.learner.can_be_pure and self.rollout.size == 0):
             return None
-        if self.rounds is None:
+        if self.rounds is None or self.rounds.env is not env:
             self.rounds = RolloutRounds(
                 env,
                 self.spec,
                 self.learner,
+                [self.policy_loss, self.critic_loss],
                 choose=lambda observation, noise: self.policy.choose(self.policy(observation), noise),
                 draw=lambda noise: self.policy.fill_noise(noise, self.generator),
                 noise_shape=self.policy.noise_shape,

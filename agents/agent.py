@@ -143,6 +143,11 @@ class Agent(ABC):
             For each step its metrics, in the order of :attr:`metric_names`, on the device; empty where none is due.
         """
 
+    @property
+    def plays_on_device(self) -> bool:
+        """Whether :meth:`play_on_device` is for agents of these hyper-parameters, where they compile."""
+        return False
+
     def play_on_device(self, env: DeviceVectorEnv, steps: int) -> Played | None:
         """Play and learn in device environments, in which the host has no part: act, observe and update in one.
 

@@ -210,6 +210,7 @@ class DQN(Agent):
             compiled=self.compiled,
             learning_rate_end=self.learning_rate_end,
             learning_rate_steps=self.learning_rate_steps,
+            read_mask=lambda index, *_: self._gather(index).mask,
         )
         self.encode = chain(self.network.encoder)
         self.target_network = copy.deepcopy(self.network).requires_grad_(False)
@@ -325,13 +326,14 @@ class DQN(Agent):
         self, index: Tensor, weight: Tensor | None = None, noise: Tensor | None = None
     ) -> tuple[Tensor, Metrics]:
         """The loss of the transitions that the replay drew; where they are weighted, keeps their TD errors."""
-        assert self.replay is not None
-        batch = self.replay.gather(index, self.discount, next_action=self.loss.needs_next_action)
-        batch = batch._replace(weight=weight)
-        loss, metrics, td_error = self._compute_loss(batch, noise)
+        loss, metrics, td_error = self._compute_loss(self._gather(index)._replace(weight=weight), noise)
         if weight is not None:
             self.td_error.copy_(td_error)
         return loss, metrics
+
+    def _gather(self, index: Tensor) -> Batch:
+        assert self.replay is not None
+        return self.replay.gather(index, self.discount, next_action=self.loss.needs_next_action)
 
     def update(self) -> list[Tensor]:
         """Take as many gradient steps as the replay ratio asks for by the last round."""
@@ -348,7 +350,7 @@ class DQN(Agent):
         if isinstance(replay, PrioritizedReplay):
             metrics = self.learner.step(index, replay.weights(index, self.importance_exponent), noise)
             replay.update(index, self.td_error)
-        elif self.updates == 0 and self.starts_eagerly:
+        elif self.starts_eagerly and self.rounds is None:  # a graph of its own would serve for these few
             metrics = self.learner.first_step(self._loss_at, index)
         else:
             metrics = self.learner.step(index, None, noise)
@@ -357,18 +359,23 @@ class DQN(Agent):
             self._update_target()
         return metrics
 
+    @property
+    def plays_on_device(self) -> bool:
+        """Where the replay is uniform and single transitions are drawn from it."""
+        several = self.n_step > 1 or self.loss.needs_next_action
+        return not (several or self.noisy or self.priority_exponent or self.normalize_observations)
+
     def play_on_device(self, env: DeviceVectorEnv, steps: int) -> Played | None:
         """Steps of all environments with the gradient steps that are due, as one compiled graph.
 
-        Where the replay is uniform and single transitions are drawn from it; the first gradient step is taken without.
+        The gradient steps of the first round are taken without.
         """
-        special = self.noisy or self.priority_exponent or self.window > 1 or self.normalize_observations
-        if special or not self.learner.can_be_pure:
+        if not (self.plays_on_device and self.learner.can_be_pure):
             return None
         self.starts_eagerly = True
         if self.updates == 0 or self.replay is None:
             return None
-        if self.rounds is None:
+        if self.rounds is None or self.rounds.env is not env:
             self.rounds = self._make_rounds(env, self.replay)
         if not self.rounds.prepare():
             return None
@@ -392,6 +399,7 @@ class DQN(Agent):
             env,
             self.spec,
             self.learner,
+            [self.loss],
             choose,
             compute_loss,
             replay,
@@ -464,7 +472,7 @@ class DQN(Agent):
         self.loss.load_state_dict(state["loss"])
         self.target_network.load_state_dict(state["target_network"])
         self.learner.load_state_dict(state["learner"])
-        self.replay = None
+        self.replay = self.rounds = None  # which learn from the replay that was
         if state["replay"] is not None:
             self.replay = self._make_replay()
             self.replay.load_state_dict(state["replay"])

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch._functorch.compile_utils import fx_graph_cse
 from torch._higher_order_ops import scan, while_loop
 from torch.fx import GraphModule
@@ -74,11 +74,13 @@ class _Rounds(ABC):
         env: DeviceVectorEnv,
         spec: EnvSpec,
         learner: Learner,
+        losses: Sequence[nn.Module],
         choose: Callable[[Tensor, Tensor], Tensor],
         length: int,
     ) -> None:
         self.env = env
         self.learner = learner
+        self._computed_with = nn.ModuleList([learner.module, *losses])
         self.length = length
         self.steps_of_a_round = length * env.num_envs
         self.most = max(1, _STEPS_OF_A_CALL // self.steps_of_a_round)
@@ -103,7 +105,7 @@ class _Rounds(ABC):
         """
         if self._compiled is None and not self._failed:
             try:
-                compiled = self._compile()
+                compiled = self._compile_what_keeps_no_state()
                 with torch.no_grad():
                     compiled(*self._arguments())
                 self._compiled = compiled
@@ -112,6 +114,19 @@ class _Rounds(ABC):
                 reason = str(error).strip().splitlines()[0]
                 warnings.warn(f"rounds on the device cannot be compiled, goes on without: {reason}", stacklevel=2)
         return self._compiled is not None
+
+    def _compile_what_keeps_no_state(self) -> Callable[..., Any]:
+        """Compile, where no module changes a buffer of its own, which would be a constant in the graph."""
+        before = {name: buffer.clone() for name, buffer in self._computed_with.named_buffers()}
+        compiled = self._compile()
+        after = dict(self._computed_with.named_buffers())
+        changed = [name for name, buffer in before.items() if not torch.equal(buffer, after[name])]
+        if changed:
+            with torch.no_grad():
+                for name in changed:
+                    after[name].copy_(before[name])
+            raise ValueError(f"what it learns with keeps a state of its own, {changed[0].split('.', 1)[1]}")
+        return compiled
 
     def _count(self, number: int) -> Tensor:
         return torch.tensor(number, device=self.env.device)
@@ -148,6 +163,7 @@ class RolloutRounds(_Rounds):
         env: The environments.
         spec: What the agent was built for.
         learner: What learns; its step has to be pure (``can_be_pure``).
+        losses: The modules that ``compute_loss`` computes with, beside the learner's.
         choose: From observations ``(N, ...)`` and random numbers to actions.
         draw: Fills a tensor ``(length, N, *noise_shape)`` with the random numbers of a round, in one call.
         noise_shape: Random numbers of one action.
@@ -160,13 +176,14 @@ class RolloutRounds(_Rounds):
         env: DeviceVectorEnv,
         spec: EnvSpec,
         learner: Learner,
+        losses: Sequence[nn.Module],
         choose: Callable[[Tensor, Tensor], Tensor],
         draw: Callable[[Tensor], Any],
         noise_shape: tuple[int, ...],
         compute_loss: Callable[[Steps], tuple[Tensor, dict[str, Tensor]]],
         length: int,
     ) -> None:
-        super().__init__(env, spec, learner, choose, length)
+        super().__init__(env, spec, learner, losses, choose, length)
         self._draw = draw
         self._compute_loss = compute_loss
         size = (self.most, length, env.num_envs)
@@ -293,6 +310,7 @@ class ReplayRounds(_Rounds):
         env: The environments.
         spec: What the agent was built for.
         learner: What learns; its step has to be pure.
+        losses: The modules that ``compute_loss`` computes with, beside the learner's and the target network.
         choose: From observations ``(N, ...)`` and random actions, -1 where there is none, to actions.
         compute_loss: From the target network's parameters and a batch to the loss and scalars to log.
         replay: What to draw from, uniformly and single transitions.
@@ -307,6 +325,7 @@ class ReplayRounds(_Rounds):
         env: DeviceVectorEnv,
         spec: EnvSpec,
         learner: Learner,
+        losses: Sequence[nn.Module],
         choose: Callable[[Tensor, Tensor], Tensor],
         compute_loss: Callable[[Tensor, Batch], tuple[Tensor, dict[str, Tensor]]],
         replay: Replay,
@@ -315,7 +334,7 @@ class ReplayRounds(_Rounds):
         batch_size: int,
         updates: int,
     ) -> None:
-        super().__init__(env, spec, learner, choose, length=1)
+        super().__init__(env, spec, learner, losses, choose, length=1)
         self.most = min(self.most, replay.length, 64)
         self.most_updates = self.most * (updates + 1)
         self._compute_loss = compute_loss
@@ -468,7 +487,7 @@ _loop: Callable[..., Any] = while_loop  # which has no types
 
 
 def _finished(fields: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-    """From what :meth:`DeviceRounds._step` returns after the episodes."""
+    """From what :meth:`_Rounds._step` returns after the episodes."""
     return fields[4] | fields[5], fields[7], fields[6]
 
 

@@ -222,6 +222,16 @@ class _Buffer:
         return self._views(self._host.to(self._device, non_blocking=True))
 
 
+def _to_host(*tensors: Tensor) -> list[np.ndarray]:
+    """Tensors of one device as arrays, in one transfer."""
+    parts = [tensor.contiguous().flatten().view(torch.uint8) for tensor in tensors]
+    host = torch.cat(parts).cpu().split([len(part) for part in parts])
+    return [
+        part.numpy().view(torch.empty(0, dtype=tensor.dtype).numpy().dtype).reshape(tensor.shape)
+        for part, tensor in zip(host, tensors, strict=True)
+    ]
+
+
 class Envs:
     """Steps a vector environment and hands out packed transitions on a device.
 
@@ -412,14 +422,16 @@ class Envs:
             finished: Which of them ended an episode.
         """
         assert isinstance(self.env, DeviceVectorEnv)
-        ended, returns, lengths = (x.cpu().numpy().reshape(-1, self.spec.num_envs) for x in finished)
+        episodes = self.env.episodes
+        observation = self.env.rules.observe(episodes.state)
+        *ends, current, self._returns, self._lengths = _to_host(
+            *finished, observation, episodes.episode_return.double(), episodes.length.long()
+        )
+        ended, returns, lengths = (x.reshape(-1, self.spec.num_envs) for x in ends)
         self.steps += ended.size
         self.finished = [(int(i), float(returns[t, i]), int(lengths[t, i])) for t, i in np.argwhere(ended)]
-        episodes = self.env.episodes
-        self._current = self._stored(self.env.rules.observe(episodes.state).cpu().numpy())
+        self._current = self._stored(current)
         self.observation = torch.from_numpy(self._current).to(self.device)
-        self._returns = episodes.episode_return.cpu().numpy().astype(np.float64)
-        self._lengths = episodes.length.cpu().numpy().astype(np.int64)
 
     def _step(self, actions: np.ndarray) -> tuple[Any, ...]:
         space: Any = self.env.single_action_space

@@ -19,7 +19,7 @@ from torch._dynamo.exc import TorchDynamoException
 from torch.overrides import TorchFunctionMode
 
 from agents.parts.exploration import linear_schedule
-from rlloss.core.distributed import mean_over_processes, process_count
+from rlloss.core.distributed import process_count, sum_over_processes
 
 # These update every element by itself, so one flat tensor of all parameters gives the same numbers as many small
 # ones, in one kernel launch instead of one per parameter.
@@ -154,10 +154,20 @@ def call_with(flat: Tensor, module: nn.Module, function: Callable[..., Any], *ar
     return torch.func.functional_call(_Bound(module, function), values, arguments)
 
 
-def _average_over_processes(gradient: Tensor, metrics: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-    """The mean over processes, of gradient and metrics in one message."""
-    together = torch.cat([gradient, torch.stack(list(metrics.values()))])
-    mean = mean_over_processes(together)
+def _average_over_processes(
+    gradient: Tensor, metrics: Mapping[str, Tensor], mask: Tensor | None
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """From means over a process's rows to those over the rows of all, in one message.
+
+    Args:
+        gradient: Flat.
+        metrics: Scalars.
+        mask: Which rows count; None for all, which are then as many in each process.
+    """
+    count = gradient.new_ones(1) if mask is None else mask.sum().to(gradient.dtype).view(1)
+    together = torch.cat([torch.cat([gradient, torch.stack(list(metrics.values()))]) * count, count])
+    total = sum_over_processes(together)
+    mean = total[:-1] / total[-1].clamp(min=1)
     return mean[: len(gradient)], dict(zip(metrics, mean[len(gradient) :], strict=True))
 
 
@@ -189,7 +199,7 @@ class Learner:
     Args:
         owner: Who learns, for errors.
         module: Whose parameters are updated; on its device already.
-        compute_loss: From tensors to a loss and scalars to log.
+        compute_loss: From tensors to a loss and scalars to log, means over rows.
         optimizer: Name in torch.optim.
         learning_rate: Step size.
         optimizer_args: The optimiser's other arguments.
@@ -198,6 +208,8 @@ class Learner:
             outside where it cannot be compiled, or was asked to be fused.)
         learning_rate_end: Step size in the end; None for one that stays.
         learning_rate_steps: Steps from the one to the other, in whatever :meth:`schedule` counts.
+        read_mask: From what ``compute_loss`` takes to the rows that its means are over, which several processes count;
+            None where all are.
     """
 
     def __init__(
@@ -213,6 +225,7 @@ class Learner:
         compiled: bool,
         learning_rate_end: float | None = None,
         learning_rate_steps: int = 0,
+        read_mask: Callable[..., Tensor | None] | None = None,
     ) -> None:
         self.parameters = list(module.parameters())
         self.module = module
@@ -228,6 +241,7 @@ class Learner:
         self._steps = 0  # and for how many steps
         self._owner = owner
         self._compute_loss = compute_loss
+        self._read_mask = read_mask
         self._max_grad_norm = max_grad_norm
         self._gradient = self._compute_gradient
         self._whole_step: Callable[..., Tensor] | None = None
@@ -248,7 +262,8 @@ class Learner:
         gradients = torch.autograd.grad(loss, self.parameters, allow_unused=True, materialize_grads=True)
         flat = torch.cat([gradient.reshape(-1) for gradient in gradients])
         if process_count() > 1:
-            flat, metrics = _average_over_processes(flat, metrics)
+            mask = None if self._read_mask is None else self._read_mask(*batch)
+            flat, metrics = _average_over_processes(flat, metrics, mask)
         flat, row = self._clip(flat, metrics)
         if self.flat is not None:
             return [flat], row

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextvars import copy_context
 from typing import Any
 
 import torch
@@ -27,7 +28,8 @@ class Overlap:
         if self._worker is None:  # how many threads torch uses is a matter of the thread that asks
             threads = torch.get_num_threads()
             self._worker = ThreadPoolExecutor(1, initializer=torch.set_num_threads, initargs=(threads,))
-        self._running = self._worker.submit(function, *arguments)
+        # With this thread's context, in which torch keeps the compiler's settings.
+        self._running = self._worker.submit(copy_context().run, function, *arguments)
 
     def wait(self) -> None:
         """Go on when nothing is running; raises what the work raised."""

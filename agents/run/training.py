@@ -312,7 +312,7 @@ def _compile(choice: str, agent: Agent, settings: Settings, envs: Envs) -> Liter
     """Resolve "auto": compile where that saves more time than it takes."""
     if choice != "auto":
         return "on" if choice == "on" else "off"
-    on_device = isinstance(envs.env, DeviceVectorEnv) and process_count() == 1
+    on_device = agent.plays_on_device and isinstance(envs.env, DeviceVectorEnv) and process_count() == 1
     enough = UPDATES_WORTH_COMPILING_ON_DEVICE if on_device else UPDATES_WORTH_COMPILING
     long_enough = agent.count_updates(settings.steps, settings.num_envs) >= enough
     compiler = settings.device == "cuda" or shutil.which(os.environ.get("CXX", "g++")) is not None

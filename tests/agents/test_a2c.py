@@ -948,6 +948,20 @@ def test_learning_beside_acting(name: str, monkeypatch: pytest.MonkeyPatch) -> N
     assert torch.equal(weights(agent.network), weights(other.network))
 
 
+def test_compiled_beside_acting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The thread that learns has the compiler's settings too."""
+    compile_without_compiler(monkeypatch)
+    results = []
+    for compiled in (False, True):
+        agent = A2C(overlap=True, hidden_sizes=[4])
+        metrics = run(agent, start(agent, counting(AutoresetMode.SAME_STEP), compiled=compiled), 180)
+        agent.beside.wait()
+        assert (agent.learner._whole_step is not None) == compiled
+        results.append((torch.stack(metrics), weights(agent.network)))
+    for one, two in zip(*results, strict=True):
+        torch.testing.assert_close(two, one, rtol=1e-4, atol=1e-5)
+
+
 def weights(network: torch.nn.Module) -> Tensor:
     return torch.cat([p.detach().flatten() for p in network.parameters()])
 

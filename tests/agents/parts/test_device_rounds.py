@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import csv
 import shutil
 import warnings
@@ -30,7 +31,7 @@ from rlloss import (
     PolicyGradientLoss,
     TDLoss,
 )
-from tests.agents.run.probes import model_bytes, rows
+from tests.agents.run.probes import RunningLoss, model_bytes, rows
 from tests.conftest import mostly_slow
 
 AGENTS: dict[str, tuple[Callable[[], A2C], str]] = {
@@ -143,6 +144,7 @@ def test_dqn_has_the_same_numbers_as_the_plain_loop(name: str, monkeypatch: pyte
     plain_envs, envs = make_envs("CartPole-v1", num_envs), make_envs("CartPole-v1", num_envs)
     plain, agent = DQN(**arguments).build(plain_envs.spec), DQN(**arguments).build(envs.spec, compiled=True)
     metrics, finished = play_plain(plain, plain_envs, 216)
+    monkeypatch.setattr(agent.learner, "step", None)  # a graph of its own for the few gradient steps before the rounds
     own_metrics: list[Tensor] = []
     own_finished: list[tuple[int, float, int]] = []
     rounds = 0
@@ -167,6 +169,34 @@ def test_dqn_has_the_same_numbers_as_the_plain_loop(name: str, monkeypatch: pyte
         one, two = (each.layout.read(each.replay.rows, field) for each in (agent, plain))  # type: ignore[union-attr]
         torch.testing.assert_close(one, two, rtol=1e-4, atol=1e-4)
     assert torch.equal(agent.generator.get_state(), plain.generator.get_state())
+    agent.load_state_dict(copy.deepcopy(agent.state_dict()))
+    head = agent.replay.head
+    play_rounds(agent, envs, 240)
+    assert agent.replay.head == (head + 24 // num_envs) % agent.replay.length, "learns from a replay that is gone"
+
+
+@pytest.mark.parametrize("name", ["dqn", "a2c"])
+def test_a_loss_with_a_state_of_its_own_goes_on_without(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the graph it would be what it was when the graph was made."""
+    without_compiler(monkeypatch)
+    plain_envs, envs = make_envs("CartPole-v1"), make_envs("CartPole-v1")
+    plain, agent = (
+        make_dqn(loss=TDLoss(RunningLoss())) if name == "dqn" else A2C(critic_loss=RunningLoss()) for _ in range(2)
+    )
+    plain.build(plain_envs.spec)
+    agent.build(envs.spec, compiled=True)
+    metrics, _ = play_plain(plain, plain_envs, 200)
+    own_metrics: list[Tensor] = []
+    with pytest.warns(UserWarning, match=r"cannot be compiled, goes on without: .* keeps a state of its own, .*scale"):
+        while envs.steps < 200:
+            assert isinstance(envs.env, DeviceVectorEnv)
+            played = agent.play_on_device(envs.env, 200 - envs.steps)
+            if played is None:
+                own_metrics += play_plain(agent, envs, envs.steps + 1)[0]
+            else:
+                envs.follow(played.finished)
+                own_metrics += played.metrics
+    torch.testing.assert_close(torch.stack(own_metrics), torch.stack(metrics), rtol=2e-3, atol=2e-4)
 
 
 @pytest.mark.slow
@@ -234,8 +264,10 @@ def run_of(agent: Agent, folder: Path, env: str = "rlloss/CartPole-v1", **change
     return train(agent, env, **arguments | changes)
 
 
-def make_dqn() -> DQN:
-    return DQN(batch_size=16, learning_starts=100, target_update_every=3, hidden_sizes=[16], epsilon_steps=300)
+def make_dqn(**changes: Any) -> DQN:
+    return DQN(
+        batch_size=16, learning_starts=100, target_update_every=3, hidden_sizes=[16], epsilon_steps=300, **changes
+    )  # fmt: skip
 
 
 STOPPED = [

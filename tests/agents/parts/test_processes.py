@@ -25,7 +25,7 @@ from agents.parts.processes import (
 )
 from agents.parts.spaces import Box, Discrete, EnvSpec
 from agents.parts.transition import Transitions, pack
-from rlloss import MSELoss
+from rlloss import ClippedSurrogateLoss, MSELoss
 from rlloss.core.distributed import process_count, process_rank, sum_over_processes
 from tests.agents.run.probes import model_bytes, rows
 
@@ -41,8 +41,8 @@ def test_one_process_needs_nobody() -> None:
     wait_for_processes()
 
 
-def spec(num_envs: int) -> EnvSpec:
-    return EnvSpec(Box((3,), torch.float32), Discrete(2), num_envs=num_envs)
+def spec(num_envs: int, *, has_reset_steps: bool = False) -> EnvSpec:
+    return EnvSpec(Box((3,), torch.float32), Discrete(2), num_envs=num_envs, has_reset_steps=has_reset_steps)
 
 
 def step(agent: A2C | DQN, seed: int, which: slice) -> Transitions:
@@ -56,11 +56,14 @@ def step(agent: A2C | DQN, seed: int, which: slice) -> Transitions:
         next_observation=generator.normal(size=(ENVS, 3))[which],
         terminated=(generator.random(ENVS) < 0.1)[which],
         truncated=(generator.random(ENVS) < 0.1)[which],
+        valid=(generator.random(ENVS) < np.linspace(0.2, 0.9, ENVS))[which],
     )
 
 
 AGENTS: dict[str, dict[str, Any]] = {
     "one pass": {"optimizer": "SGD", "learning_rate": 0.1},
+    "one pass with resets": {"optimizer": "SGD", "learning_rate": 0.1},
+    "passes with resets": {"epochs": 2, "policy_loss": ClippedSurrogateLoss(), "optimizer": "SGD"},
     "one by one": {"optimizer": "Adafactor", "learning_rate": 0.1},
     "normalized": {"normalize_observations": True, "normalize_rewards": True, "optimizer": "Adam", "epochs": 2},
 }
@@ -68,7 +71,8 @@ AGENTS: dict[str, dict[str, Any]] = {
 
 def learn(name: str, which: slice) -> tuple[Tensor, Tensor]:
     """Three rollouts: the parameters, and the metrics."""
-    agent = A2C(**AGENTS[name], hidden_sizes=[8]).build(spec(len(range(ENVS)[which])))
+    agent = A2C(**AGENTS[name], hidden_sizes=[8])
+    agent.build(spec(len(range(ENVS)[which]), has_reset_steps="resets" in name))
     metrics = []
     for seed in range(3 * LENGTH):
         agent.observe(step(agent, seed, which))

@@ -8,7 +8,9 @@ from typing import Any
 
 import gymnasium
 import numpy as np
+import torch
 from gymnasium.utils import EzPickle
+from torch import Tensor
 
 from agents import A2C, DQN
 from agents.run.tracking import WALL_CLOCK
@@ -104,6 +106,23 @@ def ppo(**changes: Any) -> A2C:
 
 def overlapped(**changes: Any) -> A2C:
     return ppo(overlap=True, normalize_observations=True, normalize_rewards=True, normalize_advantages=False, **changes)
+
+
+class RunningLoss(MSELoss):
+    """Divides by a running mean of what it gave."""
+
+    scale: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("scale", torch.ones(()))
+
+    def forward(
+        self, input: Tensor, target: Tensor, *, weight: Tensor | None = None, mask: Tensor | None = None
+    ) -> Tensor:
+        loss = super().forward(input, target, weight=weight, mask=mask)
+        self.scale = 0.9 * self.scale + 0.1 * loss.detach()
+        return loss / self.scale
 
 
 AGENTS = {"dqn": dqn, "a2c": a2c, "ppo": ppo, "overlapped": overlapped}

@@ -23,7 +23,7 @@ from agents.run.configuration import load_config
 from agents.run.training import Interrupted, Settings
 from rlloss import TDLoss
 from rlloss.supervised.regression import MSELoss
-from tests.agents.run.probes import AGENTS, a2c, dqn, model_bytes, rows
+from tests.agents.run.probes import AGENTS, RunningLoss, a2c, dqn, model_bytes, rows
 from tests.conftest import mostly_slow
 
 CPU = torch.device("cpu")
@@ -356,16 +356,17 @@ def test_evaluation_survives_resume(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("env", "enough"),
+    ("env", "n_step", "enough"),
     [
-        ("CartPole-v1", training.UPDATES_WORTH_COMPILING),
-        ("rlloss/CartPole-v1", training.UPDATES_WORTH_COMPILING_ON_DEVICE),
+        ("CartPole-v1", 1, training.UPDATES_WORTH_COMPILING),
+        ("rlloss/CartPole-v1", 1, training.UPDATES_WORTH_COMPILING_ON_DEVICE),
+        ("rlloss/CartPole-v1", 3, training.UPDATES_WORTH_COMPILING),  # not drawn on the device
     ],
 )
 def test_auto_compiles_long_runs_with_a_compiler(
-    env: str, enough: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    env: str, n_step: int, enough: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    agent = dqn(replay_ratio=1.0, learning_starts=0)
+    agent = dqn(replay_ratio=1.0, learning_starts=0, n_step=n_step)
     left = run(agent, tmp_path, env=env, steps=30, num_envs=1)
     settings = Settings.from_config(load_config(left / "config.yaml"))
     assert settings.compile == "off"
@@ -379,23 +380,6 @@ def test_auto_compiles_long_runs_with_a_compiler(
     assert training._compile("off", agent, long, envs) == "off"
     found = None
     assert training._compile("auto", agent, long, envs) == "off"
-
-
-class RunningLoss(MSELoss):
-    """Divides by a running mean of what it gave."""
-
-    scale: Tensor
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.register_buffer("scale", torch.ones(()))
-
-    def forward(
-        self, input: Tensor, target: Tensor, *, weight: Tensor | None = None, mask: Tensor | None = None
-    ) -> Tensor:
-        loss = super().forward(input, target, weight=weight, mask=mask)
-        self.scale = 0.9 * self.scale + 0.1 * loss.detach()
-        return loss / self.scale
 
 
 @pytest.mark.parametrize("name", ["dqn", "a2c"])
