@@ -197,20 +197,25 @@ def missing(name: str) -> list[str]:
     return [package for package in PACKAGES.get(name, []) if find_spec(package) is None]
 
 
-def _start_process(cold: bool) -> None:
-    """One thread, silence, and with ``cold`` an empty compiler's cache."""
+def _start_process(cache: str | None) -> None:
+    """One thread, silence, and the compiler's cache in that directory, where one is named."""
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, 1)
     os.dup2(null, 2)
     torch.set_num_threads(1)
-    if cold:
-        os.environ["TORCHINDUCTOR_CACHE_DIR"] = tempfile.mkdtemp()
+    if cache is not None:
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = cache
 
 
 def in_new_process(case: Case, name: str, seed: int, cold: bool) -> Result:
-    """One run of a row."""
+    """One run of a row, with ``cold`` after no other."""
     context = get_context("spawn")
-    with ProcessPoolExecutor(1, mp_context=context, initializer=_start_process, initargs=(cold,)) as pool:
+    with (
+        tempfile.TemporaryDirectory() as empty,
+        ProcessPoolExecutor(
+            1, mp_context=context, initializer=_start_process, initargs=(empty if cold else None,)
+        ) as pool,
+    ):
         return pool.submit(case.runs[name], case.num_envs, case.steps_of(name), seed).result()
 
 

@@ -135,7 +135,12 @@ def compile_graph(function: Callable[..., Any], device: torch.device) -> Callabl
     # On a CPU half of a small graph's time is the Python that launches its kernels; in C++ it is a quarter less.
     # A tanh out of one exponential is right to 1e-7, not to the last bit, and makes A2C in 1,024 device environments a
     # third faster.
-    options = {"cpp_wrapper": True, "cpp.use_decompose_tanh": True} if device.type == "cpu" else None
+    options: dict[str, Any] = {"cpp_wrapper": True, "cpp.use_decompose_tanh": True} if device.type == "cpu" else {}
+    # torch keeps no graph with a loop in its cache unless asked to: a start of rounds on the device from 9 s to 3.5 s.
+    loops = ("while_loop", "scan")
+    options["unsafe_marked_cacheable_functions"] = {
+        f"torch.ops.higher_order.{name}": torch.__version__ for name in loops
+    }
     # torch gives up where one function has more than eight graphs, unless they are apart.
     compiled: Callable[..., Any] = torch.compile(  # type: ignore[call-overload]  # which lacks the newest argument
         function, fullgraph=True, dynamic=False, isolate_recompiles=True, options=options
