@@ -1,7 +1,8 @@
 """The contract of every agent: the constructor is the configuration, tensors in, actions out.
 
 A run calls, in this order: :meth:`Agent.build` once, then :meth:`Agent.act`, :meth:`Agent.observe` and
-:meth:`Agent.update` again and again. An agent never sees Gymnasium, the clock, a file or a global random generator.
+:meth:`Agent.update` again and again. An agent never sees the clock, a file or a global random generator, and of
+Gymnasium nothing but device environments (:meth:`Agent.play_on_device`), whose steps are functions of tensors.
 """
 
 from __future__ import annotations
