@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -447,3 +448,18 @@ def test_prioritized_state_round_trip(written: int) -> None:
 def test_another_length_of_window_is_refused(generator: torch.Generator) -> None:
     with pytest.raises(ValueError, match="PrioritizedReplay: n_step must be 2, for which it was made, got 1"):
         prioritized(1, 5, 2).draw(3, 1, generator)
+
+
+@pytest.mark.parametrize(
+    ("shape", "dtype"), [((4,), torch.float32), ((17,), torch.float32), ((4, 84, 84), torch.uint8)]
+)
+def test_memory_is_that_of_the_data_and_a_twentieth(shape: tuple[int, ...], dtype: torch.dtype) -> None:
+    """On the device that holds no values, so that ten million transitions cost nothing here."""
+    num_envs, capacity, meta = 8, 10_000_000, torch.device("meta")
+    layout = Layout(EnvSpec(Box(shape, dtype), Discrete(4), num_envs))
+    transition = sum(dtype.itemsize * math.prod(shape) for dtype, shape in layout.fields.values())
+    plain = Replay(layout, capacity, num_envs, meta)
+    assert plain.rows.is_meta and plain.rows.nbytes <= 1.05 * capacity * transition
+    prioritized = PrioritizedReplay(layout, capacity, num_envs, meta, n_step=1, exponent=0.6)
+    held = prioritized.rows.nbytes + sum(level.nbytes for level in prioritized.tree.levels)
+    assert held <= 1.05 * capacity * (transition + torch.float64.itemsize)
