@@ -50,23 +50,24 @@ from agents.study.variants import Environment
 FEW_RUNS = 5
 
 
-def report(directory: Path | str, *, output: Path | str | None = None) -> Path:
+def report(directory: Path | str, *, output: Path | str | None = None, base: str | None = None) -> Path:
     """Write the page and the figures of a study.
 
     Args:
         directory: The study's directory.
         output: The page's file; by default report.html in the directory. The figures go into figures/ beside it.
+        base: The variant that all others are compared to; by default the one that changes nothing, else the first.
 
     Returns:
         The page's file.
 
     Raises:
-        ValueError: Not a study's directory, no run that is finished, or a package of the extra "report" is missing.
+        ValueError: Not a study's directory, no such variant, no run that is finished, or a package of the extra "report" is missing.
     """
     directory = Path(directory)
     path = directory / "report.html" if output is None else Path(output)
     results = read_results(directory)
-    analysis = Analysis(results)
+    analysis = Analysis(results, base)
     if not analysis.finished:
         raise ValueError(f"report: {directory} holds no finished run")
     figures = analysis.figures()
@@ -82,15 +83,17 @@ class Analysis:
 
     Args:
         results: What the study's runs came to.
+        base: As in :func:`report`.
     """
 
-    def __init__(self, results: Results) -> None:
+    def __init__(self, results: Results, base: str | None = None) -> None:
         self.results = results
         self.environments = list(results.study.environments)
         self.variants = [variant.name for variant in results.study.variants]
-        self.base = next(
-            (v.name for v in results.study.variants if not v.overrides and not v.environments), self.variants[0]
-        )
+        if base is not None and base not in self.variants:
+            raise ValueError(f"report: base must be one of {', '.join(self.variants)}, got {base!r}")
+        unchanged = [v.name for v in results.study.variants if not v.overrides and not v.environments]
+        self.base = base or [*unchanged, *self.variants][0]
         self._digests = {
             (environment.name, variant): results.study.digest(environment.name, variant)
             for environment in self.environments

@@ -126,6 +126,16 @@ def test_summary_follows_the_data(analysis: Analysis) -> None:
     assert "207 of 210 runs finished, 1 failed, 2 are not there yet." in text
 
 
+def test_another_base(directory: Path, analysis: Analysis, capsys: pytest.CaptureFixture[str]) -> None:
+    """The same difference, seen from the other side."""
+    other = Analysis(read_results(directory), base="MSE")
+    forth, back = analysis.differences["MSE"].interval, other.differences[analysis.base].interval
+    assert analysis.base != "MSE" and back.value == pytest.approx(-forth.value)
+    assert other.page()["aggregate"].rows[list(VARIANTS).index("MSE")][1] == "the base"
+    assert main(["report", str(directory), "--base", "Nobody"]) == 2
+    assert "base must be one of" in capsys.readouterr().err
+
+
 def test_thresholds(analysis: Analysis) -> None:
     for item in analysis.page()["thresholds"]:
         rows = {row[0]: row[1:] for row in item["table"].rows}
