@@ -62,7 +62,8 @@ def report(directory: Path | str, *, output: Path | str | None = None, base: str
         The page's file.
 
     Raises:
-        ValueError: Not a study's directory, no such variant, no run that is finished, or a package of the extra "report" is missing.
+        ValueError: Not a study's directory, no such variant, no run that is finished, or a package of the extra
+            "report" is missing.
     """
     directory = Path(directory)
     path = directory / "report.html" if output is None else Path(output)
