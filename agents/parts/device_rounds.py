@@ -117,16 +117,23 @@ class _Rounds(ABC):
 
     def _compile_what_keeps_no_state(self) -> Callable[..., Any]:
         """Compile, where no module changes a buffer of its own, which would be a constant in the graph."""
-        before = {name: buffer.clone() for name, buffer in self._computed_with.named_buffers()}
-        compiled = self._compile()
-        after = dict(self._computed_with.named_buffers())
-        changed = [name for name, buffer in before.items() if not torch.equal(buffer, after[name])]
-        if changed:
-            with torch.no_grad():
-                for name in changed:
-                    after[name].copy_(before[name])
-            raise ValueError(f"what it learns with keeps a state of its own, {changed[0].split('.', 1)[1]}")
-        return compiled
+        changed = ""
+        before = [
+            (module, name, buffer, buffer._version, buffer.clone())
+            for module in self._computed_with.modules()
+            for name, buffer in module.named_buffers(recurse=False)
+        ]
+        try:
+            return self._compile()
+        finally:
+            for module, name, buffer, version, value in before:
+                if getattr(module, name) is not buffer or buffer._version != version:
+                    setattr(module, name, buffer)
+                    with torch.no_grad():
+                        buffer.copy_(value)
+                    changed = f"{type(module).__name__} keeps a state of its own, {name}"
+            if changed:
+                raise ValueError(changed)
 
     def _count(self, number: int) -> Tensor:
         return torch.tensor(number, device=self.env.device)

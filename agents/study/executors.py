@@ -11,6 +11,7 @@ import shutil
 import signal
 import sys
 import threading
+import time
 import traceback
 import warnings
 from pathlib import Path
@@ -113,6 +114,8 @@ def _end_with_parent() -> None:
     parent = multiprocessing.parent_process()
     assert parent is not None
     parent.join()
+    while signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:  # about to train, or asked already and saving
+        time.sleep(0.2)
     os.kill(os.getpid(), signal.SIGTERM)
 
 

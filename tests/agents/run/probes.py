@@ -109,20 +109,22 @@ def overlapped(**changes: Any) -> A2C:
 
 
 class RunningLoss(MSELoss):
-    """Divides by a running mean of what it gave."""
+    """Divides by a running mean of what it gave, in a buffer that is replaced or written to."""
 
     scale: Tensor
 
-    def __init__(self) -> None:
+    def __init__(self, *, in_place: bool = False) -> None:
         super().__init__()
+        self.in_place = in_place
         self.register_buffer("scale", torch.ones(()))
 
     def forward(
         self, input: Tensor, target: Tensor, *, weight: Tensor | None = None, mask: Tensor | None = None
     ) -> Tensor:
         loss = super().forward(input, target, weight=weight, mask=mask)
-        self.scale = 0.9 * self.scale + 0.1 * loss.detach()
-        return loss / self.scale
+        scale = 0.9 * self.scale + 0.1 * loss.detach()
+        self.scale = self.scale.copy_(scale) if self.in_place else scale
+        return loss / scale
 
 
 AGENTS = {"dqn": dqn, "a2c": a2c, "ppo": ppo, "overlapped": overlapped}

@@ -137,8 +137,8 @@ def test_a_run_that_is_killed_says_so(tmp_path: Path) -> None:
     assert _reason(tmp_path / "log.txt", 1) == "error: why"
 
 
-def start_and_signal(tmp_path: Path, number: signal.Signals) -> tuple[list[str], int, str]:
-    """A study of one long run that gets a signal in its middle: its arguments, exit code and last words."""
+def start_and_signal(tmp_path: Path, *numbers: signal.Signals) -> tuple[list[str], int, str]:
+    """A study of one long run that gets signals in its middle: its arguments, exit code and last words."""
     long = TINY | {"seeds": 1, "variants": {"Huber": {}}, "overrides": TINY["overrides"] | {"steps": 6000}}
     (tmp_path / "study.yaml").write_text(yaml.safe_dump(long))
     arguments = ["study", "--config", str(tmp_path / "study.yaml"), "--progress", "false", "--directory", str(tmp_path)]
@@ -147,7 +147,9 @@ def start_and_signal(tmp_path: Path, number: signal.Signals) -> tuple[list[str],
         cwd=ROOT, stderr=subprocess.PIPE, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"},
     )  # fmt: skip
     wait_until(lambda: bool(list(tmp_path.rglob("metrics.csv"))))
-    process.send_signal(number)
+    for number in numbers:
+        process.send_signal(number)
+        time.sleep(0.5)
     error = process.communicate(timeout=120)[1]
     return arguments, process.returncode, error
 
@@ -179,9 +181,9 @@ def test_a_study_that_was_stopped_goes_on(number: signal.Signals, tmp_path: Path
 
 
 @pytest.mark.slow
-def test_the_runs_of_a_study_that_was_killed_save_and_end(tmp_path: Path) -> None:
-    arguments, code, _ = start_and_signal(tmp_path, signal.SIGKILL)
-    assert code == -signal.SIGKILL
+@pytest.mark.parametrize("numbers", [(signal.SIGKILL,), (signal.SIGTERM, signal.SIGKILL)])
+def test_the_runs_of_a_study_that_was_killed_save_and_end(numbers: tuple[signal.Signals, ...], tmp_path: Path) -> None:
+    arguments, _, _ = start_and_signal(tmp_path, *numbers)
     wait_until(lambda: bool(list(tmp_path.rglob("checkpoint.pt"))))
     (log,) = tmp_path.rglob("log.txt")
     wait_until(lambda: "resume" in log.read_text())  # its last line, which says how to go on
