@@ -1,6 +1,6 @@
 """Environment steps per second while training on CartPole, ours and its peers', in one go.
 
-    python benchmarks/train_speed.py                             # all rows, three repeats: an hour
+    python benchmarks/train_speed.py                             # all rows, three repeats: an hour or two
     python benchmarks/train_speed.py --only "A2C, 64"            # rows whose name has this in it (or the next text)
     python benchmarks/train_speed.py --only floor rlloss --repeats 1
     python benchmarks/train_speed.py --cold                      # ours compiles without what it compiled before
@@ -16,6 +16,7 @@ turn, and the table has their medians. A peer that is not installed is left out.
   take hours trains for fewer steps, which stand beside it.
 - The last columns say how many times as fast as the row ours is: eager, compiled, and on the device, where
   environments, acting and learning are one graph.
+- "overlapped" is compiled too, and learns on a second core beside the acting.
 - "floor" (floor.py) is stepping the environments and gradient steps by hand, and nothing else: its ratio is our share.
 
 Ours steps Gymnasium's vectorised CartPole. Peers step single environments, as they do by default, but for "SB3,
@@ -60,6 +61,7 @@ from rlloss import MSELoss, SmoothL1Loss, TDLoss
 
 DEVICE_ENV = "rlloss/CartPole-v1"
 EAGER, COMPILED, ON_DEVICE, FLOOR = "rlloss, eager", "rlloss, compiled", "rlloss, on the device", "floor"
+OVERLAPPED = "rlloss, overlapped"
 OURS = EAGER, COMPILED, ON_DEVICE
 
 
@@ -81,7 +83,7 @@ def make_dqn() -> DQN:
     )
 
 
-def make_a2c() -> A2C:
+def make_a2c(*, overlap: bool = False) -> A2C:
     """Our A2C with the benchmark's settings, which are Stable-Baselines3's defaults."""
     return A2C(
         critic_loss=MSELoss(),
@@ -92,6 +94,7 @@ def make_a2c() -> A2C:
         learning_rate=task.A2C_LEARNING_RATE,
         optimizer_args={"eps": task.RMSPROP_EPS},
         max_grad_norm=task.A2C_MAX_GRAD_NORM,
+        overlap=overlap,
     )
 
 
@@ -158,6 +161,7 @@ DQN_RUNS: dict[str, Run] = {
 }
 A2C_RUNS: dict[str, Run] = {
     **ours(make_a2c),
+    OVERLAPPED: partial(run_ours, partial(make_a2c, overlap=True), "on", task.ENV),
     "SB3": sb3_a2c,
     "SB3, vectorised": partial(sb3_a2c, vectorized=True),
     "Tianshou": tianshou_a2c,
