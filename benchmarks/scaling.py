@@ -217,7 +217,7 @@ def main() -> None:
             unit, growth = row.seconds / row.work, ""
             if above is not None and above.what == row.what:
                 growth = f"{unit / (above.seconds / above.work):.2f}"
-            cells = row.what, row.size, in_units(row.seconds), f"{in_units(unit)} a {row.unit}", growth, row.note
+            cells = row.what, row.size, in_units(row.seconds), f"{in_units(unit)} per {row.unit}", growth, row.note
             print(f"| {' | '.join(cells)} |", flush=True)
             above = row
 

@@ -225,7 +225,7 @@ class _Buffer:
 def _to_host(*tensors: Tensor) -> list[np.ndarray]:
     """Tensors of one device as arrays, in one transfer."""
     parts = [tensor.contiguous().flatten().view(torch.uint8) for tensor in tensors]
-    host = torch.cat(parts).cpu().split([len(part) for part in parts])
+    host = torch.split(torch.cat(parts).cpu(), [len(part) for part in parts])
     return [
         part.numpy().view(torch.empty(0, dtype=tensor.dtype).numpy().dtype).reshape(tensor.shape)
         for part, tensor in zip(host, tensors, strict=True)

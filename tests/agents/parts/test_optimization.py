@@ -341,9 +341,11 @@ def test_graphs_with_loops_are_kept_and_not_taken_for_one_another(
     """Two that differ by one number within a loop; the cache is asked for each once more by what knows neither."""
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
 
+    loop: Callable[..., Any] = while_loop  # which has no types
+
     def make(step: int) -> Callable[..., Any]:
         def count(start: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
-            (end,) = while_loop(lambda k: k < 9, lambda k: (k + step,), (start,))
+            (end,) = loop(lambda k: k < 9, lambda k: (k + step,), (start,))
             _, sums = scan(lambda total, row: (total + row, total + step * row), rows[0].clone(), rows)
             return end, sums
 
