@@ -314,7 +314,7 @@ def test_compiled_for_real() -> None:
     plain_envs, envs = make_envs("CartPole-v1"), make_envs("CartPole-v1")
     plain, agent = A2C().build(plain_envs.spec), A2C().build(envs.spec, compiled=True)
     with warnings.catch_warnings():
-        warnings.simplefilter("error")
+        warnings.simplefilter("error", UserWarning)  # that it goes on without
         own_metrics, own_finished = play_rounds(agent, envs, 600)
     metrics, finished = play_plain(plain, plain_envs, 600)
     assert own_finished == finished
