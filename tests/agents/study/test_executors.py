@@ -80,7 +80,7 @@ def _kill_a_worker(directory: Path, study: subprocess.Popen[str]) -> Path:
     deadline = time.monotonic() + 240
     while time.monotonic() < deadline and study.poll() is None:
         for checkpoint in directory.rglob("checkpoint.pt"):
-            folder = next(parent for parent in checkpoint.parents if parent.name == "s0")
+            folder = next(parent for parent in checkpoint.parents if parent.name.startswith("s0-"))
             for number in (int(path.name) for path in Path("/proc").iterdir() if path.name.isdigit()):
                 if _writes_to(number, folder / "log.txt"):
                     os.kill(number, signal.SIGKILL)
