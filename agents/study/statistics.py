@@ -10,6 +10,7 @@ Reference:
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -26,6 +27,8 @@ CONFIDENCE = 0.95
 RESAMPLES = 2000
 # Deals of the permutation test: all that there are where they are no more, else so many at random.
 DEALS = 10_000
+# Up to so many all of them: those of ten runs against ten, whose p-value at an edge is no matter of chance then.
+ALL_DEALS = 184_756
 # Points of a curve; more are not seen in a picture and take time to resample.
 MAX_PLACES = 101
 # Chance of calling a difference supported that is none, in a whole family of comparisons.
@@ -214,16 +217,21 @@ def _permutation_test(x: Scores, y: Scores, *, deals: int, seed: int) -> float:
 def _deal_out(sizes: Sequence[tuple[int, int]], deals: int, seed: int) -> tuple[list[NDArray[np.int64]], bool]:
     """Orders ``(deals, runs)`` of each environment's runs, those of one side first; and whether these are all."""
     ways = [math.comb(one + other, one) for one, other in sizes]
-    if math.prod(ways) > deals:
+    if math.prod(ways) > max(deals, ALL_DEALS):
         generator = np.random.default_rng(seed)
         runs = [np.tile(np.arange(one + other), (deals, 1)) for one, other in sizes]
         return [generator.permuted(order, axis=-1) for order in runs], False
-    orders = []
-    for (one, other), way in zip(sizes, np.indices(ways).reshape(len(ways), -1), strict=True):
-        everyone = range(one + other)
-        sides = [[*side, *sorted({*everyone} - {*side})] for side in itertools.combinations(everyone, one)]
-        orders.append(np.array(sides)[way])
-    return orders, True
+    which = np.indices(ways).reshape(len(ways), -1)
+    return [_every_order(one, other)[way] for (one, other), way in zip(sizes, which, strict=True)], True
+
+
+@functools.cache
+def _every_order(one: int, other: int) -> NDArray[np.int64]:
+    """Each choice of ``one`` of so many runs, followed by those that are left."""
+    first = np.array(list(itertools.combinations(range(one + other), one)), dtype=np.int64)
+    left = np.ones((len(first), one + other), dtype=bool)
+    np.put_along_axis(left, first, False, axis=-1)
+    return np.concatenate([first, np.nonzero(left)[1].reshape(len(first), other)], axis=-1)
 
 
 def _smallest_p_value(x_sizes: Sequence[int], y_sizes: Sequence[int], *, deals: int) -> float:

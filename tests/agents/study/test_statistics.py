@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
+from agents.study import statistics
 from agents.study.statistics import (
     Array,
     Difference,
@@ -153,12 +154,13 @@ class TestCompareToBase:
         assert_close(difference.interval, (-0.03604167, -0.14541667, 0.07729167), NOISE)
         assert not difference.supported
 
-    def test_p_value_against_all_deals(self) -> None:
+    def test_p_value_against_all_deals(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Of 3 against 3 runs there are 20 deals; these two are the furthest apart, either way round."""
         base, variant = np.array([1.0, 2.0, 3.0]), np.array([4.0, 5.0, 7.0])
         difference = compare_to_base([base], {"variant": [variant]})["variant"]
         assert difference.p_value == 2 / 20
         assert difference.interval.low > 0 and not difference.supported and not difference.decidable
+        monkeypatch.setattr(statistics, "ALL_DEALS", 0)
         drawn = compare_to_base([base], {"variant": [variant]}, deals=19)["variant"].p_value
         assert drawn != 2 / 20 and abs(drawn - 2 / 20) < 0.2
 
