@@ -302,8 +302,6 @@ class A2C(Agent):
         self.policy = self.network.policy
         self.policy_loss.to(self.device)
         self.critic_loss.to(self.device)
-        # One update a rollout computes its advantages as a part of the compiled gradient step.
-        self.one_pass = self.epochs == 1 and self.minibatches == 1
         self.learner = Learner(
             "A2C",
             self.network,
@@ -328,6 +326,11 @@ class A2C(Agent):
         if self.normalize_rewards:
             self.reward_normalizer = RewardNormalizer(self.spec.num_envs, self.discount).to(self.device)
         self.updates = 0
+
+    @property
+    def one_pass(self) -> bool:
+        """Whether a rollout has one gradient step, which then computes the advantages too, in one graph if compiled."""
+        return self.epochs == 1 and self.minibatches == 1
 
     @property
     def _values_actions(self) -> bool:
@@ -585,7 +588,7 @@ class A2C(Agent):
     def plays_on_device(self) -> bool:
         """Where one gradient step uses a rollout once, and nothing is normalised by running moments."""
         special = self.normalize_observations or self.normalize_rewards or self.overlap
-        return self.epochs == 1 and self.minibatches == 1 and not special
+        return self.one_pass and not special
 
     def play_on_device(self, env: DeviceVectorEnv, steps: int) -> Played | None:
         """Whole rollouts with their gradient steps as one compiled graph, where each has one and it can be compiled."""

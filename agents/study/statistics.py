@@ -25,10 +25,10 @@ Scores: TypeAlias = Sequence[Array]
 
 CONFIDENCE = 0.95
 RESAMPLES = 2000
-# Deals of the permutation test: all that there are where they are no more, else so many at random.
-DEALS = 10_000
-# Up to so many all of them: those of ten runs against ten, whose p-value at an edge is no matter of chance then.
+# The permutation test goes through all deals where they are no more than those of ten runs against ten, so that chance
+# does not decide about a p-value at the edge; else it draws so many.
 ALL_DEALS = 184_756
+DEALS = 10_000
 # Points of a curve; more are not seen in a picture and take time to resample.
 MAX_PLACES = 101
 # Chance of calling a difference supported that is none, in a whole family of comparisons.
@@ -234,7 +234,8 @@ def _every_order(one: int, other: int) -> NDArray[np.int64]:
     return np.concatenate([first, np.nonzero(left)[1].reshape(len(first), other)], axis=-1)
 
 
-def _smallest_p_value(x_sizes: Sequence[int], y_sizes: Sequence[int], *, deals: int) -> float:
+@functools.cache
+def _smallest_p_value(x_sizes: tuple[int, ...], y_sizes: tuple[int, ...], *, deals: int) -> float:
     """The p-value where every run of one side is above every run of the other."""
     x = [np.arange(other, other + one, dtype=np.float64) for one, other in zip(x_sizes, y_sizes, strict=True)]
     y = [np.arange(size, dtype=np.float64) for size in y_sizes]
