@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from agents.agent import Agent, Metrics, Played, masked_mean
-from agents.parts.acting import chain
+from agents.parts.acting import Noise, chain, to_actions, to_choose_from
 from agents.parts.device_envs import DeviceVectorEnv
 from agents.parts.device_rounds import RolloutRounds, Steps
 from agents.parts.hyperparameters import check_learning, check_loss
@@ -319,7 +319,9 @@ class A2C(Agent):
         self.beside = Overlap()
         # Who acts: a copy, so that learning beside it changes nothing half-way through a rollout.
         self.actor = copy.deepcopy(self.network).requires_grad_(False) if self.overlap else self.network
-        self.encode = chain(self.actor.policy.encoder)
+        self.actor_outputs = chain([*self.actor.policy.encoder, self.actor.policy.head])
+        noise_shape = (self.spec.num_envs, *self.policy.noise_shape)
+        self.noise = Noise(self._fill_noise, self.rollout_length, noise_shape, self.device)
         self.rollout = Rollout(self.layout, self.rollout_length, self.spec.num_envs, self.device)
         # Not in the network, since acting does without it and one number in it belongs to each environment.
         self.reward_normalizer: RewardNormalizer | None = None
@@ -370,16 +372,21 @@ class A2C(Agent):
         """As :meth:`act`, among the actions that are possible."""
         return self._act(observation, action_mask, explore)
 
-    @torch.no_grad()
     def _act(self, observation: Tensor, action_mask: Tensor | None, explore: bool) -> Tensor:
         if explore or not self.overlap:
-            outputs = self.actor.policy.heads(self.encode(self.actor.normalized(observation)))
+            outputs = self.policy.arrange(self.actor_outputs(self.actor.normalized(observation)))
         else:  # an evaluation is of the newest
             self.beside.wait()
-            outputs = self.policy(self.network.normalized(observation))
+            with torch.no_grad():
+                outputs = self.policy(self.network.normalized(observation))
         outputs = self._among(outputs, action_mask)
-        action = self.policy.sample(outputs, self.generator) if explore else self.policy.mode(outputs)
-        return action.cpu()
+        if not explore:
+            return self.policy.mode(outputs).cpu()
+        choose: Any = self.actor.policy.choose  # of two arrays as of two tensors
+        return to_actions(choose(to_choose_from(outputs), self.noise.take(len(outputs))))
+
+    def _fill_noise(self, noise: Tensor) -> Tensor:
+        return self.policy.fill_noise(noise, self.generator)
 
     def _among(self, outputs: Tensor, action_mask: Tensor | None) -> Tensor:
         """The policy's outputs where not all actions are possible, which is known of Discrete ones alone."""
@@ -619,7 +626,7 @@ class A2C(Agent):
                 self.learner,
                 [self.policy_loss, self.critic_loss],
                 choose=lambda observation, noise: self.policy.choose(self.policy(observation), noise),
-                draw=lambda noise: self.policy.fill_noise(noise, self.generator),
+                draw=self._fill_noise,
                 noise_shape=self.policy.noise_shape,
                 compute_loss=lambda steps: self.compute_loss(self._prepare_steps(steps)),
                 length=self.rollout_length,
@@ -676,6 +683,7 @@ class A2C(Agent):
             "critic_loss": self.critic_loss.state_dict(),
             "learner": self.learner.state_dict(),
             "rollout": self.rollout.state_dict(),
+            "noise": self.noise.state_dict(),
             "reward_normalizer": None if self.reward_normalizer is None else self.reward_normalizer.state_dict(),
             "generator": self.generator.get_state(),
             "steps": self.steps,
@@ -692,6 +700,7 @@ class A2C(Agent):
         self.critic_loss.load_state_dict(state["critic_loss"])
         self.learner.load_state_dict(state["learner"])
         self.rollout.load_state_dict(state["rollout"])
+        self.noise.load_state_dict(state["noise"])
         if self.reward_normalizer is not None:
             self.reward_normalizer.load_state_dict(state["reward_normalizer"])
         self.generator.set_state(state["generator"].cpu())

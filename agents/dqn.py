@@ -7,14 +7,15 @@ import math
 import warnings
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from agents.agent import Agent, Metrics, Played, masked_mean
-from agents.parts.acting import chain
+from agents.parts.acting import chain, to_actions, to_choose_from
 from agents.parts.device_envs import DeviceVectorEnv
 from agents.parts.device_rounds import ReplayRounds
-from agents.parts.exploration import linear_schedule
+from agents.parts.exploration import RandomActions, linear_schedule
 from agents.parts.hyperparameters import check_learning, check_loss
 from agents.parts.networks import Activation, QNetwork, draw_noise
 from agents.parts.normalization import make_normalizer
@@ -212,7 +213,9 @@ class DQN(Agent):
             learning_rate_steps=self.learning_rate_steps,
             read_mask=lambda index, *_: self._gather(index).mask,
         )
-        self.encode = chain(self.network.encoder)
+        heads = [] if self.dueling else [self.network.advantage]
+        self.first_layers = chain([*self.network.encoder, *heads])
+        self.random_actions = RandomActions(self.num_actions, self.spec.num_envs, self.generator.initial_seed())
         self.target_network = copy.deepcopy(self.network).requires_grad_(False)
         if self.normalize_observations:  # one for both networks; the online one's, so that a model file holds it
             self.network.normalizer = make_normalizer("DQN", self.spec.observation).to(self.device)
@@ -246,19 +249,19 @@ class DQN(Agent):
         start, end = self.importance_exponent_start, self.importance_exponent_end
         return linear_schedule(start, end, self.importance_steps, self.steps)
 
-    @torch.no_grad()
     def act(self, observation: Tensor, *, explore: bool = True) -> Tensor:
         """Epsilon-greedy, with one coin per environment; the weights' noise is that of all environments."""
-        observation = self._normalized(observation)
-        if explore and self.noisy:
-            outputs = self.network(observation, self._draw_noise(1)[0])
-        else:
-            outputs = self.network.heads(self.encode(observation))
-        action = self.loss.q_values(outputs).argmax(-1)
-        if explore:
-            random = self._draw_random(len(action))
-            action = torch.where(random < 0, action, random)
-        return action.cpu()
+        outputs = self._outputs_to_act_on(self._normalized(observation), explore)
+        action = to_actions(to_choose_from(self.loss.q_values(outputs)).argmax(-1))
+        return torch.from_numpy(self.random_actions.mix(action.numpy(), self.epsilon)) if explore else action
+
+    def _outputs_to_act_on(self, observation: Tensor, explore: bool) -> Tensor:
+        if not (self.dueling or (explore and self.noisy)):
+            return self.network.combine(self.first_layers(observation), None)
+        with torch.no_grad():
+            if explore and self.noisy:
+                return self.network(observation, self._draw_noise(1)[0])  # type: ignore[no-any-return]
+            return self.network.heads(self.first_layers(observation))
 
     def _normalized(self, observation: Tensor) -> Tensor:
         """Observations as the networks see them."""
@@ -412,6 +415,7 @@ class DQN(Agent):
     def _plan(self, rounds: ReplayRounds, replay: Replay, number: int) -> tuple[list[int], list[float], list[float]]:
         """Draw the random numbers of up to so many rounds, count steps and gradient steps, and say what is due when."""
         due: list[int] = []
+        random = np.full((rounds.most, self.spec.num_envs), -1)
         rates: list[float] = []
         target_rates: list[float] = []
         for k in range(number):
@@ -419,7 +423,7 @@ class DQN(Agent):
             updates = self.count_updates(steps - steps % self.update_every, self.spec.num_envs) - self.updates
             if len(rates) + updates > rounds.most_updates:
                 break
-            rounds.random[k] = self._draw_random(self.spec.num_envs)
+            random[k] = self.random_actions.mix(random[k], self.epsilon)
             self.steps = steps
             starts = min(replay.size + k + 1, replay.length) * replay.num_envs
             for m in range(len(rates), len(rates) + updates):
@@ -428,13 +432,8 @@ class DQN(Agent):
                 self.updates += 1
                 target_rates.append(0.0 if self.updates % self.target_update_every else self.target_update_rate)
             due.append(updates)
+        rounds.random.copy_(torch.from_numpy(random))
         return due, rates, target_rates
-
-    def _draw_random(self, number: int) -> Tensor:
-        """Random actions, with the probability epsilon; -1 otherwise."""
-        coin = torch.rand(number, generator=self.generator, device=self.device)
-        random = torch.randint(self.num_actions, (number,), generator=self.generator, device=self.device)
-        return torch.where(coin < self.epsilon, random, -1)
 
     @torch.no_grad()
     def _update_target(self) -> None:
@@ -462,6 +461,7 @@ class DQN(Agent):
             "learner": self.learner.state_dict(),
             "replay": None if self.replay is None else self.replay.state_dict(),
             "generator": self.generator.get_state(),
+            "random_actions": self.random_actions.state_dict(),
             "steps": self.steps,
             "updates": self.updates,
         }
@@ -477,5 +477,6 @@ class DQN(Agent):
             self.replay = self._make_replay()
             self.replay.load_state_dict(state["replay"])
         self.generator.set_state(state["generator"].cpu())
+        self.random_actions.load_state_dict(state["random_actions"])
         self.steps = int(state["steps"])
         self.updates = int(state["updates"])

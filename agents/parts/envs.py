@@ -60,8 +60,8 @@ def make_vec(
             ``"my_module:MyEnv-v0"``, whose module is imported first.
         num_envs: How many environments step together, >= 1.
         vectorization: ``"auto"`` takes the environment's own vectorised entry point when it has one and steps one
-            after the other in this process otherwise; ``"sync"`` always does the latter; ``"async"`` gives every
-            environment a process.
+            after the other in this process otherwise, as a single one of Gymnasium's own; ``"sync"`` always does the
+            latter; ``"async"`` gives every environment a process.
         env_kwargs: Arguments of the environment's constructor.
 
     Returns:
@@ -75,7 +75,10 @@ def make_vec(
     kwargs = dict(env_kwargs or {})
     try:
         name = _import_module_of(env)
-        if vectorization == "auto" and gymnasium.spec(name).vector_entry_point is not None:
+        entry_point = gymnasium.spec(name).vector_entry_point
+        # Alone Gymnasium's own take half the time of a vector of one. Atari's are not the same alone.
+        alone = num_envs == 1 and not kwargs and str(entry_point).startswith("gymnasium.envs.")
+        if vectorization == "auto" and entry_point is not None and not alone:
             return gymnasium.make_vec(name, num_envs, vectorization_mode="vector_entry_point", **kwargs)
         mode = "async" if vectorization == "async" else "sync"
         vector_kwargs = {"autoreset_mode": AutoresetMode.SAME_STEP}
@@ -279,6 +282,9 @@ class Envs:
         self.layout = Layout(self.spec)
         # Two buffers in turn: a transition stays readable while the next step is written.
         self._buffers = [_Buffer(self.layout, self.spec.num_envs, self.device) for _ in range(2)]
+        # Observations of this shape and dtype are stored as they come.
+        start, acting = self._observation_start, self._buffers[0].acting
+        self._as_stored = None if start else (acting.shape, acting.dtype)
 
     def reset(self, seed: int | None = None) -> None:
         """Start new episodes everywhere; environment i gets ``seed + i``."""
@@ -373,7 +379,11 @@ class Envs:
             reward = np.where(resetting, 0.0, reward)
         any_done = bool(np.count_nonzero(done))
 
-        current = successor = self._stored(observation)
+        self._buffers.reverse()
+        buffer = self._buffers[0]
+        current = successor = buffer.acting
+        fits = isinstance(observation, np.ndarray) and (observation.shape, observation.dtype) == self._as_stored
+        current[...] = observation if fits else self._stored(observation)
         mask = next_mask = self._masks(info) if self.spec.has_action_mask else None
         self._needs_reset = None
         if any_done:
@@ -382,7 +392,7 @@ class Envs:
             elif self._mode is AutoresetMode.SAME_STEP:
                 successor = self._with_final(current, info, done)
             else:
-                current = current.copy()
+                successor = current.copy()
                 # Whoever returns the same arrays at every step may clear them when it resets.
                 reward, terminated, truncated = reward.copy(), terminated.copy(), truncated.copy()
                 restarted, info = self._call(self.env.reset, options={"reset_mask": done.copy()})
@@ -397,8 +407,6 @@ class Envs:
             self._check_possible(mask)
         count = self._record(reward, done, any_done, resetting)
 
-        self._buffers.reverse()
-        buffer = self._buffers[0]
         buffer.observation[:] = self._current
         buffer.next_observation[:] = successor
         buffer.action[:] = actions
@@ -406,7 +414,6 @@ class Envs:
         buffer.terminated[:] = terminated
         buffer.truncated[:] = truncated
         buffer.valid[:] = True if resetting is None else ~resetting
-        buffer.acting[:] = current
         if mask is not None:
             buffer.action_mask[:], buffer.next_action_mask[:] = self._current_mask, next_mask
             buffer.acting_mask[:] = self._current_mask = mask

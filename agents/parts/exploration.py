@@ -1,6 +1,12 @@
-"""Schedules, of exploration and of the learning rate."""
+"""Exploration by random actions, and schedules: of how many, and of the learning rate."""
 
 from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+_STEPS_OF_A_DRAW = 64
 
 
 def linear_schedule(start: float, end: float, duration: int, step: int) -> float:
@@ -8,3 +14,59 @@ def linear_schedule(start: float, end: float, duration: int, step: int) -> float
     if step >= duration:
         return end
     return start + (end - start) * step / duration
+
+
+class RandomActions:
+    """Random actions in place of chosen ones: one coin per environment and step.
+
+    They are drawn on the host, which takes the actions anyway, and for many steps in one call.
+
+    Args:
+        num_actions: Actions to draw from.
+        num_envs: Environments, N.
+        seed: Seed of coins and actions.
+    """
+
+    def __init__(self, num_actions: int, num_envs: int, seed: int) -> None:
+        self._num_actions = num_actions
+        self._num_envs = num_envs
+        self._random = np.random.default_rng(seed)
+        self._next = _STEPS_OF_A_DRAW
+        self._before: Any  # the generator's state before the draw that is being used
+
+    def mix(self, action: np.ndarray, epsilon: float) -> np.ndarray:
+        """Actions ``(N,)`` with a random one in place of each with the probability ``epsilon``.
+
+        Another number of actions than usual gets coins of its own.
+        """
+        if len(action) != self._num_envs:
+            coin, random = self._draw(len(action))
+            return np.where(coin < epsilon, random, action)
+        if self._next == _STEPS_OF_A_DRAW:
+            self._draw_steps()
+        step = self._next
+        self._next += 1
+        if self._smallest[step] >= epsilon:
+            return action
+        return np.where(self._coin[step] < epsilon, self._action[step], action)
+
+    def _draw(self, *shape: int) -> tuple[np.ndarray, np.ndarray]:
+        return self._random.random(shape), self._random.integers(self._num_actions, size=shape)
+
+    def _draw_steps(self) -> None:
+        self._before = self._random.bit_generator.state
+        self._coin, self._action = self._draw(_STEPS_OF_A_DRAW, self._num_envs)
+        self._smallest: list[float] = self._coin.min(axis=1).tolist()
+        self._next = 0
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the next actions come from: plain data."""
+        used_up = self._next == _STEPS_OF_A_DRAW
+        return {"generator": self._random.bit_generator.state if used_up else self._before, "next": self._next}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore :meth:`state_dict`, of the same number of environments."""
+        self._random.bit_generator.state = state["generator"]
+        if state["next"] < _STEPS_OF_A_DRAW:
+            self._draw_steps()
+        self._next = state["next"]

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from agents.parts.acting import ArrayT
 from agents.parts.normalization import ObservationNormalizer
 from agents.parts.spaces import Box, Discrete, MultiDiscrete, Space
 from rlloss.core.reduction import reduce_loss
@@ -230,14 +231,14 @@ class QNetwork(nn.Module):
         for layer in self.encoder:
             features = layer(features, next(parts)) if isinstance(layer, NoisyLinear) else layer(features)
         advantage = self.advantage(features, next(parts))
-        return self._combine(advantage, None if self.value is None else self.value(features, next(parts)))
+        return self.combine(advantage, None if self.value is None else self.value(features, next(parts)))
 
     def heads(self, features: Tensor) -> Tensor:
         """From the encoder's features ``(B, F)``, by the mean weights."""
-        return self._combine(self.advantage(features), None if self.value is None else self.value(features))
+        return self.combine(self.advantage(features), None if self.value is None else self.value(features))
 
-    def _combine(self, outputs: Tensor, value: Tensor | None) -> Tensor:
-        """The outputs of all actions from the heads' own."""
+    def combine(self, outputs: Tensor, value: Tensor | None) -> Tensor:
+        """The outputs of all actions from those of the head of advantages, and of values where there is one."""
         if self.outputs_per_action > 1:
             outputs = outputs.view(len(outputs), -1, self.outputs_per_action)
         if value is None:
@@ -264,26 +265,26 @@ class CategoricalPolicy(nn.Module):
 
     def heads(self, features: Tensor) -> Tensor:
         """From the encoder's features ``(B, F)``."""
-        logits: Tensor = self.head(features)
+        return self.arrange(self.head(features))
+
+    def arrange(self, logits: Tensor) -> Tensor:
+        """From the head's outputs ``(B, A)``."""
         return logits
 
     def among(self, logits: Tensor, action_mask: Tensor) -> Tensor:
         """Logits of a policy that takes none but the actions where the mask ``(B, A)`` is True."""
         return logits.masked_fill(~action_mask, -math.inf)
 
-    def sample(self, logits: Tensor, generator: torch.Generator) -> Tensor:
-        """Draw actions ``(B,)``."""
-        return self.choose(logits, self.fill_noise(torch.empty_like(logits), generator))
-
     @staticmethod
     def fill_noise(noise: Tensor, generator: torch.Generator) -> Tensor:
-        """Fill a tensor with the random numbers that :meth:`choose` takes."""
-        return noise.exponential_(generator=generator)
+        """Fill a tensor with the random numbers that :meth:`choose` takes: Gumbel noise."""
+        # An exponential number of exactly 0 would turn a logit of -inf into NaN, which is the largest for argmax.
+        return noise.exponential_(generator=generator).log_().clamp_(min=-100.0).neg_()
 
-    def choose(self, logits: Tensor, noise: Tensor) -> Tensor:
-        """Actions ``(B,)`` by given random numbers: the argmax of logits plus Gumbel noise."""
-        # Noise of exactly 0 would turn a logit of -inf into NaN, which is the largest for argmax.
-        return (logits - noise.log().clamp(min=-100.0)).argmax(-1)
+    def choose(self, logits: ArrayT, noise: ArrayT) -> ArrayT:
+        """Actions ``(B,)`` by given random numbers: draws from the policy."""
+        action: ArrayT = (logits + noise).argmax(-1)
+        return action
 
     def mode(self, logits: Tensor) -> Tensor:
         """Most likely actions ``(B,)``."""
@@ -316,9 +317,8 @@ class MultiCategoricalPolicy(CategoricalPolicy):
         positions = [row * self.columns + choice for row, n in enumerate(action.nvec) for choice in range(n)]
         self.register_buffer("positions", torch.tensor(positions), persistent=False)
 
-    def heads(self, features: Tensor) -> Tensor:
-        """From the encoder's features ``(B, F)`` to the table ``(B, D, max(nvec))``."""
-        logits = super().heads(features)
+    def arrange(self, logits: Tensor) -> Tensor:
+        """From the head's outputs to the table ``(B, D, max(nvec))``."""
         if len(self.positions) < self.rows * self.columns:
             empty = logits.new_full((len(logits), self.rows * self.columns), -math.inf)
             logits = empty.index_copy(1, self.positions, logits)
@@ -358,21 +358,23 @@ class GaussianPolicy(nn.Module):
 
     def heads(self, features: Tensor) -> Tensor:
         """From the encoder's features ``(B, F)``."""
-        mean: Tensor = self.head(features)
-        return mean
+        return self.arrange(self.head(features))
 
-    def sample(self, mean: Tensor, generator: torch.Generator) -> Tensor:
-        """Draw actions ``(B, *shape)``; they may lie outside the bounds, the environments clip them."""
-        return self.choose(mean, self.fill_noise(torch.empty_like(mean), generator))
+    def arrange(self, mean: Tensor) -> Tensor:
+        """From the head's outputs ``(B, D)``."""
+        return mean
 
     @staticmethod
     def fill_noise(noise: Tensor, generator: torch.Generator) -> Tensor:
         """Fill a tensor with the random numbers that :meth:`choose` takes."""
         return noise.normal_(generator=generator)
 
-    def choose(self, mean: Tensor, noise: Tensor) -> Tensor:
-        """Actions ``(B, *shape)`` by given random numbers."""
-        return (mean + self.log_std.exp() * noise).view(-1, *self.shape)
+    def choose(self, mean: ArrayT, noise: ArrayT) -> ArrayT:
+        """Actions ``(B, *shape)`` by given random numbers; they may lie outside the bounds, the environments clip."""
+        std = self.log_std.detach().exp()
+        scale = std if isinstance(mean, Tensor) else std.numpy()
+        action: ArrayT = (mean + scale * noise).reshape(-1, *self.shape)
+        return action
 
     def mode(self, mean: Tensor) -> Tensor:
         """Most likely actions ``(B, *shape)``."""

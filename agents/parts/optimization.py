@@ -8,7 +8,7 @@ from __future__ import annotations
 import inspect
 import warnings
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -128,6 +128,26 @@ def _as_if_compiling() -> Iterator[None]:
         torch.compiler._is_compiling_flag = before
 
 
+# What is looked at before each call of a compiled graph: tensors and plain data.
+_DATA_GUARDS = {
+    "TENSOR_MATCH", "CONSTANT_MATCH", "EQUALS_MATCH", "ID_MATCH", "SEQUENCE_LENGTH", "DICT_KEYS_MATCH",
+    "GRAD_MODE", "GLOBAL_STATE", "SHAPE_ENV",
+}  # fmt: skip
+# And not the plain data that is settled once an agent is built (an optimiser's state that is loaded compiles anew).
+_SETTLED = (".layout", ".param_groups", ".__defaults__", ".__kwdefaults__")
+
+
+def _guards_of_data(guards: Sequence[Any]) -> list[bool]:
+    """Which guards to keep: five hundred, most of them on functions and classes, take a fifth of a small step."""
+    return [
+        guard.guard_type in _DATA_GUARDS
+        and not guard.is_global
+        and not isinstance(guard.value, nn.Parameter)
+        and not any(part in guard.name for part in _SETTLED)
+        for guard in guards
+    ]
+
+
 def compile_graph(function: Callable[..., Any], device: torch.device) -> Callable[..., Any]:
     """Make a function one graph, or fail; each call of this makes a graph of its own."""
     # Without this setting torch.compile stops at autograd.grad, and loss and gradient become two graphs.
@@ -141,6 +161,7 @@ def compile_graph(function: Callable[..., Any], device: torch.device) -> Callabl
     options["unsafe_marked_cacheable_functions"] = {
         f"torch.ops.higher_order.{name}": torch.__version__ for name in loops
     }
+    options["guard_filter_fn"] = _guards_of_data
     # torch gives up where one function has more than eight graphs, unless they are apart.
     compiled: Callable[..., Any] = torch.compile(  # type: ignore[call-overload]  # which lacks the newest argument
         function, fullgraph=True, dynamic=False, isolate_recompiles=True, options=options
@@ -257,9 +278,12 @@ class Learner:
                 for group in self.optimizer.param_groups:
                     group["lr"] = torch.tensor(group["lr"], device=self._updated[0].device)
             self._optimizer_step = inspect.unwrap(type(self.optimizer).step)  # without the hooks that end a graph
-            self._whole_step = compile_graph(self._compute_step, self.parameters[0].device)
+            self._compile_step()
         elif compiled:
             self._gradient = compile_graph(self._compute_gradient, self.parameters[0].device)
+
+    def _compile_step(self) -> None:
+        self._whole_step = compile_graph(self._compute_step, self.parameters[0].device)
 
     def _compute_gradient(self, *batch: Any) -> tuple[list[Tensor], Tensor]:
         """The clipped gradient of what is updated, and the scalars to log, its norm before clipping last."""
@@ -399,4 +423,6 @@ class Learner:
         own = [{name: group[name] for name in kept & group.keys()} for group in groups]
         loaded = [saved | mine for saved, mine in zip(state["param_groups"], own, strict=True)]
         self.optimizer.load_state_dict({**state, "param_groups": loaded})
+        if self._whole_step is not None:
+            self._compile_step()
         self._learning_rate = None

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from agents.parts.priorities import SumTree
-from agents.parts.transition import Layout, Transitions
+from agents.parts.transition import Layout, Transitions, copy_rows
 
 _SMALLEST_ERROR = 1e-6  # what is added to an error, so that a transition without one is drawn again
 
@@ -60,7 +60,7 @@ class Replay:
 
     def write(self, transitions: Transitions) -> None:
         """Store one step of all environments over the oldest."""
-        self.rows[self.head].copy_(transitions.packed)
+        copy_rows(self.rows, self.head, transitions.packed)
         self.head = (self.head + 1) % self.length
         self.size = min(self.size + 1, self.length)
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from agents.parts.transition import Layout, Transitions
+from agents.parts.transition import Layout, Transitions, copy_rows
 
 
 class Rollout:
@@ -37,7 +37,7 @@ class Rollout:
 
     def write(self, transitions: Transitions) -> None:
         """Store one step of all environments."""
-        self.rows[self.size].copy_(transitions.packed)
+        copy_rows(self.rows, self.size, transitions.packed)
         self.size += 1
 
     def read(self) -> Tensor:

@@ -94,6 +94,8 @@ def _count_calls(monkeypatch: pytest.MonkeyPatch, method: str, calls: list[str])
 
 @pytest.mark.parametrize("name", AGENTS)
 def test_one_transfer_in_act_and_none_elsewhere(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in ("acting", "transition"):  # this is no GPU, and there nothing can be read where it is
+        monkeypatch.setattr(f"agents.parts.{module}.on_host", lambda x: False)
     agent, spec = AGENTS[name]
     agent.build(spec)
     transfers: list[str] = []
@@ -105,7 +107,8 @@ def test_one_transfer_in_act_and_none_elsewhere(name: str, monkeypatch: pytest.M
         mask = torch.arange(3).expand(N, 3) != step % 3
         with Reads() as reads:
             action = agent.act_among(observation, mask) if spec.has_action_mask else agent.act(observation)
-        assert transfers == ["cpu"] and reads.seen == []
+        # After the one transfer the host has the actions, and may look at them.
+        assert transfers in (["cpu"], ["cpu", "numpy"]) and reads.seen == []
         transfers.clear()
         flags = [step % 5 == env for env in range(N)]
         transitions = _pack(agent, observation, action, flags)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from agents.parts.acting import chain
+from agents.parts.acting import Noise, chain, to_actions, to_choose_from
 from agents.parts.networks import make_encoder
 from agents.parts.spaces import Box, Discrete, Space
 from tests.conftest import assert_close
@@ -34,4 +34,56 @@ def test_a_chain_is_the_network(space: Space, observation: torch.Tensor, activat
 
 def test_no_layer_is_the_identity() -> None:
     x = torch.randn(2, 3)
-    assert chain(nn.Sequential())(x) is x
+    assert torch.equal(chain(nn.Sequential())(x), x)
+
+
+@pytest.mark.parametrize(
+    "layers",
+    [
+        [nn.Linear(3, 5), nn.Tanh(), nn.Linear(5, 2, bias=False)],
+        [nn.Linear(3, 5), nn.ReLU()],
+        [nn.Linear(3, 5), nn.Sigmoid(), nn.Linear(5, 2)],
+        [nn.Flatten(), nn.Linear(3, 5)],
+    ],
+)
+def test_no_gradient(layers: list[nn.Module]) -> None:
+    """With what numpy has, with what it has not, and with both."""
+    x = torch.randn(4, 3)
+    outputs = chain(layers)(x)
+    assert not outputs.requires_grad
+    assert_close(outputs, nn.Sequential(*layers)(x).detach())
+
+
+def test_what_a_gpu_would_do() -> None:
+    """Where the parameters are on no CPU, nothing becomes an array."""
+    x = torch.empty(4, 3, device="meta")
+    outputs = chain([nn.Linear(3, 5, device="meta"), nn.Tanh()])(x)
+    assert to_choose_from(outputs) is outputs
+    assert outputs.shape == (4, 5)
+
+
+def test_actions_are_tensors_on_the_cpu() -> None:
+    for x in (torch.arange(3), torch.arange(3).numpy()):
+        assert torch.equal(to_actions(x), torch.arange(3))
+
+
+def count_up(noise: torch.Tensor) -> torch.Tensor:
+    """Numbers that tell how many came before them."""
+    count_up.calls += 1  # type: ignore[attr-defined]
+    return noise.copy_(torch.arange(noise.numel()).view(noise.shape) + 100 * count_up.calls)  # type: ignore[attr-defined]
+
+
+def test_noise_is_drawn_for_several_steps() -> None:
+    count_up.calls = 0  # type: ignore[attr-defined]
+    noise = Noise(count_up, 2, (3, 1), torch.device("cpu"))
+    taken = [torch.as_tensor(noise.take(3)).flatten().tolist() for _ in range(3)]
+    assert taken == [[100.0, 101.0, 102.0], [103.0, 104.0, 105.0], [200.0, 201.0, 202.0]]
+    assert torch.as_tensor(noise.take(1)).tolist() == [[300.0]], "of another number of environments"
+    state = noise.state_dict()
+    later = Noise(count_up, 2, (3, 1), torch.device("cpu"))
+    later.load_state_dict(state)
+    for one in (noise, later):
+        assert torch.as_tensor(one.take(3)).flatten().tolist() == [203.0, 204.0, 205.0]
+    assert count_up.calls == 3  # type: ignore[attr-defined]
+    later.load_state_dict(noise.state_dict())
+    assert torch.as_tensor(later.take(3))[0] == 400.0, "all were taken"

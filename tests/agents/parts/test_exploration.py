@@ -1,10 +1,11 @@
-"""Exploration schedules."""
+"""Random actions and schedules."""
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
-from agents.parts.exploration import linear_schedule
+from agents.parts.exploration import RandomActions, linear_schedule
 
 
 @pytest.mark.parametrize(
@@ -20,3 +21,36 @@ def test_no_duration_is_over_at_once() -> None:
 
 def test_upwards() -> None:
     assert linear_schedule(0.0, 1.0, 4, 1) == 0.25
+
+
+def drawn(random: RandomActions, steps: int, epsilon: float, num_envs: int = 5) -> np.ndarray:
+    return np.array([random.mix(np.full(num_envs, -1), epsilon) for _ in range(steps)])
+
+
+def test_random_actions_come_with_their_probability_and_are_uniform() -> None:
+    actions = drawn(RandomActions(4, 5, seed=0), 8_000, 0.3)
+    n = actions.size
+    counts = np.bincount(actions.ravel() + 1, minlength=5)
+    expected = n * np.array([0.7, 0.075, 0.075, 0.075, 0.075])
+    assert ((counts - expected) ** 2 / expected).sum() < 20.0  # 99.95 %, 4 degrees
+    explored = actions >= 0
+    assert explored.mean(0) == pytest.approx(0.3, abs=0.03), "each environment has its coin"
+    assert (explored[1:] & explored[:-1]).mean() == pytest.approx(0.09, abs=0.01), "each step has its coin"
+
+
+def test_always_and_never() -> None:
+    random = RandomActions(3, 5, seed=0)
+    assert (drawn(random, 100, 0.0) == -1).all()
+    assert (drawn(random, 100, 1.0) >= 0).all()
+
+
+def test_another_number_of_actions_than_usual() -> None:
+    assert set(drawn(RandomActions(3, 5, seed=0), 60, 1.0, num_envs=2).ravel()) == {0, 1, 2}
+
+
+@pytest.mark.parametrize("steps", [0, 1, 63, 64, 100])
+def test_random_actions_go_on_from_their_state(steps: int) -> None:
+    random, later = RandomActions(4, 5, seed=0), RandomActions(4, 5, seed=1)
+    drawn(random, steps, 0.5)
+    later.load_state_dict(random.state_dict())
+    assert (drawn(later, 150, 0.5) == drawn(random, 150, 0.5)).all()

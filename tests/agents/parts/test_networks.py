@@ -15,6 +15,7 @@ from agents.parts.networks import (
     GaussianPolicy,
     MultiCategoricalPolicy,
     NoisyLinear,
+    Policy,
     QNetwork,
     SquashedGaussianPolicy,
     ValueNetwork,
@@ -238,25 +239,35 @@ def test_categorical_policy_is_the_distribution() -> None:
     assert torch.equal(policy.mode(logits), logits.argmax(-1))
 
 
+def draw(policy: Policy, outputs: Tensor, generator: torch.Generator) -> Tensor:
+    """Actions out of a policy, the same of tensors and of arrays."""
+    noise = policy.fill_noise(torch.empty_like(outputs), generator)
+    action = policy.choose(outputs, noise).detach()
+    with torch.no_grad():
+        of_arrays = policy.choose(outputs.detach().numpy(), noise.numpy())
+    assert_close(torch.from_numpy(of_arrays), action)
+    return action
+
+
 def test_categorical_samples_have_the_right_frequencies() -> None:
     policy = CategoricalPolicy(Discrete(1), Discrete(4), hidden_sizes=[], activation="tanh")
     probability = torch.tensor([0.5, 0.3, 0.15, 0.05])
     n = 40_000
     logits = probability.log().expand(n, 4) + 100.0
     generator = torch.Generator().manual_seed(0)
-    counts = torch.bincount(policy.sample(logits, generator), minlength=4)
+    counts = torch.bincount(draw(policy, logits, generator), minlength=4)
     assert float(((counts - n * probability).square() / (n * probability)).sum()) < 17.7  # 99.95 %, 3 degrees
-    again = policy.sample(logits, torch.Generator().manual_seed(0))
+    again = draw(policy, logits, torch.Generator().manual_seed(0))
     assert torch.equal(torch.bincount(again, minlength=4), counts)
     impossible = torch.tensor([0.0, -math.inf]).expand(1000, 2)
-    assert policy.sample(impossible, generator).sum() == 0
+    assert draw(policy, impossible, generator).sum() == 0
 
 
 def test_noise_of_zero_does_not_make_the_impossible_possible(monkeypatch: pytest.MonkeyPatch) -> None:
     """Exponential noise may be 0 once in some ten million draws."""
     policy = CategoricalPolicy(Discrete(1), Discrete(2), hidden_sizes=[], activation="tanh")
     monkeypatch.setattr(Tensor, "exponential_", lambda self, generator: self.zero_())
-    assert policy.sample(torch.tensor([[-math.inf, 0.0]]), torch.Generator()).tolist() == [1]
+    assert draw(policy, torch.tensor([[-math.inf, 0.0]]), torch.Generator()).tolist() == [1]
 
 
 def test_impossible_actions_are_as_if_they_were_not_there() -> None:
@@ -270,7 +281,7 @@ def test_impossible_actions_are_as_if_they_were_not_there() -> None:
     assert_close(policy.log_prob(among, kept[place]), reference.log_prob(place))
     assert_close(policy.entropy_loss(among, None), -reference.entropy().mean())
     assert torch.equal(policy.mode(among), kept[logits[:, kept].argmax(-1)])
-    drawn = policy.sample(among.repeat(500, 1), torch.Generator().manual_seed(0))
+    drawn = draw(policy, among.repeat(500, 1), torch.Generator().manual_seed(0))
     assert set(drawn.tolist()) <= set(kept.tolist())
     loss = policy.log_prob(among, kept[place]).sum() + policy.entropy_loss(among, None)
     expected = reference.log_prob(place).sum() - reference.entropy().mean()
@@ -308,7 +319,7 @@ def test_samples_of_several_discrete_actions() -> None:
     policy.head.bias.data.copy_(torch.cat(probability).log())
     policy.head.weight.data.zero_()
     n = 30_000
-    sample = policy.sample(policy(torch.zeros(n, dtype=torch.int64)), torch.Generator().manual_seed(0))
+    sample = draw(policy, policy(torch.zeros(n, dtype=torch.int64)), torch.Generator().manual_seed(0))
     assert sample.shape == (n, 2)
     joint = torch.bincount(sample[:, 0] * 3 + sample[:, 1], minlength=6)
     expected = n * torch.outer(*probability).flatten()
@@ -396,7 +407,7 @@ def test_gaussian_samples_have_the_right_moments() -> None:
     policy = GaussianPolicy(Discrete(1), Box((2,), torch.float32), hidden_sizes=[], activation="tanh")
     policy.log_std.data = torch.tensor([0.5, 2.0]).log()
     mean = torch.tensor([1.0, -3.0]).expand(50_000, 2)
-    sample = policy.sample(mean, torch.Generator().manual_seed(0)).detach()
+    sample = draw(policy, mean, torch.Generator().manual_seed(0)).detach()
     assert sample.shape == (50_000, 2)
     torch.testing.assert_close(sample.mean(0), mean[0], rtol=0, atol=0.04)
     torch.testing.assert_close(sample.std(0), torch.tensor([0.5, 2.0]), rtol=0.02, atol=0)

@@ -172,7 +172,7 @@ def test_checkpoint_is_not_needed(run: Path, tmp_path: Path) -> None:
 def test_model_of_the_run_is_what_plays(run: Path, tmp_path: Path) -> None:
     config = (run / "config.yaml").read_text()
     (tmp_path / "config.yaml").write_text(config)
-    other = dqn().build(Envs(make_vec("CartPole-v1", 1)).spec, seed=7)
+    other = dqn().build(Envs(make_vec("CartPole-v1", 1)).spec, seed=8)
     evaluation_of_other = _play_saved(other, tmp_path)
     assert model_bytes(tmp_path) != model_bytes(run)
     assert evaluation_of_other != evaluate(run, episodes=20).returns
