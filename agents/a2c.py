@@ -305,7 +305,7 @@ class A2C(Agent):
         self.learner = Learner(
             "A2C",
             self.network,
-            self._loss_of_rollout if self.one_pass else self.compute_loss,
+            self._loss_of_rollout if self.one_pass else self._loss_and_mask,
             optimizer=self.optimizer,
             learning_rate=self.learning_rate,
             optimizer_args=self.optimizer_args,
@@ -313,7 +313,6 @@ class A2C(Agent):
             compiled=self.compiled,
             learning_rate_end=self.learning_rate_end,
             learning_rate_steps=self.learning_rate_steps,
-            read_mask=self._read_mask,
         )
         self.rounds: RolloutRounds | None = None
         self.beside = Overlap()
@@ -533,12 +532,13 @@ class A2C(Agent):
             advantage = upgo_returns(reward, discount, next_value, truncated=truncated) - value
         return advantage, target
 
-    def _read_mask(self, batch: Tensor | PolicyBatch, old_log_prob: Tensor | None = None) -> Tensor | None:
-        """Which rows of what the learner learns from are steps."""
-        return batch.mask if isinstance(batch, PolicyBatch) else Transitions(batch, self.layout, 0).mask
+    def _loss_and_mask(self, batch: PolicyBatch) -> tuple[Tensor, Metrics, Tensor | None]:
+        return *self.compute_loss(batch), batch.mask
 
-    def _loss_of_rollout(self, rows: Tensor, old_log_prob: Tensor | None = None) -> tuple[Tensor, Metrics]:
-        return self.compute_loss(self._prepare(rows, old_log_prob))
+    def _loss_of_rollout(
+        self, rows: Tensor, old_log_prob: Tensor | None = None
+    ) -> tuple[Tensor, Metrics, Tensor | None]:
+        return self._loss_and_mask(self._prepare(rows, old_log_prob))
 
     def update(self) -> list[Tensor]:
         """Learn from the rollout once it is full; where that goes on beside the acting, from the last one's results."""
@@ -628,7 +628,7 @@ class A2C(Agent):
                 choose=lambda observation, noise: self.policy.choose(self.policy(observation), noise),
                 draw=self._fill_noise,
                 noise_shape=self.policy.noise_shape,
-                compute_loss=lambda steps: self.compute_loss(self._prepare_steps(steps)),
+                compute_loss=lambda steps: self._loss_and_mask(self._prepare_steps(steps)),
                 length=self.rollout_length,
             )
         if self.updates > 0 and not self.rounds.prepare():

@@ -211,7 +211,7 @@ class DQN(Agent):
             compiled=self.compiled,
             learning_rate_end=self.learning_rate_end,
             learning_rate_steps=self.learning_rate_steps,
-            read_mask=lambda index, *_: self._gather(index).mask,
+            after_step=self._update_target if self.target_update_every == 1 else None,
         )
         heads = [] if self.dueling else [self.network.advantage]
         self.first_layers = chain([*self.network.encoder, *heads])
@@ -220,8 +220,8 @@ class DQN(Agent):
         if self.normalize_observations:  # one for both networks; the online one's, so that a model file holds it
             self.network.normalizer = make_normalizer("DQN", self.spec.observation).to(self.device)
         self.target_parameters = flatten_parameters(self.target_network).requires_grad_(False)
-        # Where a gradient step, one graph when compiled, leaves the errors that priorities are made of.
-        self.td_error = torch.zeros(self.own_batch_size, device=self.device)
+        # The importance exponent, which changes, as a compiled graph takes it.
+        self.exponent = torch.zeros((), device=self.device)
         self.replay: Replay | None = None
         self.rounds: ReplayRounds | None = None
         self.starts_eagerly = False  # where the compiled gradient step is a part of rounds on the device
@@ -326,13 +326,26 @@ class DQN(Agent):
         return loss, metrics, td_error
 
     def _loss_at(
-        self, index: Tensor, weight: Tensor | None = None, noise: Tensor | None = None
-    ) -> tuple[Tensor, Metrics]:
-        """The loss of the transitions that the replay drew; where they are weighted, keeps their TD errors."""
-        loss, metrics, td_error = self._compute_loss(self._gather(index)._replace(weight=weight), noise)
-        if weight is not None:
-            self.td_error.copy_(td_error)
-        return loss, metrics
+        self, drawn: Tensor, exponent: Tensor | None = None, noise: Tensor | None = None
+    ) -> tuple[Tensor, Metrics, Tensor | None]:
+        """The loss of transitions of the replay.
+
+        Args:
+            drawn: Their indices; with priorities, the random numbers by which they are drawn here.
+            exponent: The importance exponent, with priorities, which follow from the loss.
+            noise: As in :meth:`compute_loss`.
+        """
+        replay = self.replay
+        if isinstance(replay, PrioritizedReplay):
+            assert exponent is not None
+            index = replay.draw_at(drawn)
+            batch = self._gather(index)._replace(weight=replay.weights(index, exponent))
+            loss, metrics, td_error = self._compute_loss(batch, noise)
+            replay.update(index, td_error)
+        else:
+            batch = self._gather(drawn)
+            loss, metrics, _ = self._compute_loss(batch, noise)
+        return loss, metrics, batch.mask
 
     def _gather(self, index: Tensor) -> Batch:
         assert self.replay is not None
@@ -348,17 +361,18 @@ class DQN(Agent):
         return [self._gradient_step(self.replay) for _ in range(due)]
 
     def _gradient_step(self, replay: Replay) -> Tensor:
-        index = replay.draw(self.own_batch_size, self.window, self.generator)
-        noise = self._draw_noise(3) if self.noisy else None
         if isinstance(replay, PrioritizedReplay):
-            metrics = self.learner.step(index, replay.weights(index, self.importance_exponent), noise)
-            replay.update(index, self.td_error)
-        elif self.starts_eagerly and self.rounds is None:  # a graph of its own would serve for these few
-            metrics = self.learner.first_step(self._loss_at, index)
+            drawn = replay.draw_uniform(self.own_batch_size, self.generator)
+            exponent = self.exponent.fill_(self.importance_exponent)
         else:
-            metrics = self.learner.step(index, None, noise)
+            drawn, exponent = replay.draw(self.own_batch_size, self.window, self.generator), None
+        noise = self._draw_noise(3) if self.noisy else None
+        if self.starts_eagerly and self.rounds is None:  # a graph of its own would serve for these few
+            metrics = self.learner.first_step(self._loss_at, drawn)
+        else:
+            metrics = self.learner.step(drawn, exponent, noise)
         self.updates += 1
-        if self.updates % self.target_update_every == 0:
+        if self.target_update_every > 1 and self.updates % self.target_update_every == 0:
             self._update_target()
         return metrics
 
@@ -395,8 +409,8 @@ class DQN(Agent):
         def choose(observation: Tensor, random: Tensor) -> Tensor:
             return torch.where(random < 0, self.loss.q_values(self.network(observation)).argmax(-1), random)
 
-        def compute_loss(target: Tensor, batch: Batch) -> tuple[Tensor, Metrics]:
-            return call_with(target, self.target_network, self.compute_loss, batch)  # type: ignore[no-any-return]
+        def compute_loss(target: Tensor, batch: Batch) -> tuple[Tensor, Metrics, None]:
+            return *call_with(target, self.target_network, self.compute_loss, batch), None
 
         return ReplayRounds(
             env,

@@ -21,7 +21,7 @@ from torch.fx import GraphModule
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from agents.parts.device_envs import DeviceVectorEnv, Episodes, Finished, advance
-from agents.parts.optimization import Learner, call_with, compile_graph
+from agents.parts.optimization import ComputeLoss, Learner, call_with, compile_graph
 from agents.parts.replay import Batch, Replay
 from agents.parts.spaces import Box, EnvSpec, Space
 from agents.parts.transition import Transitions
@@ -187,7 +187,7 @@ class RolloutRounds(_Rounds):
         choose: Callable[[Tensor, Tensor], Tensor],
         draw: Callable[[Tensor], Any],
         noise_shape: tuple[int, ...],
-        compute_loss: Callable[[Steps], tuple[Tensor, dict[str, Tensor]]],
+        compute_loss: ComputeLoss,
         length: int,
     ) -> None:
         super().__init__(env, spec, learner, losses, choose, length)
@@ -334,7 +334,7 @@ class ReplayRounds(_Rounds):
         learner: Learner,
         losses: Sequence[nn.Module],
         choose: Callable[[Tensor, Tensor], Tensor],
-        compute_loss: Callable[[Tensor, Batch], tuple[Tensor, dict[str, Tensor]]],
+        compute_loss: ComputeLoss,
         replay: Replay,
         target: Tensor,
         discount: float,

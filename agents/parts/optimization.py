@@ -11,7 +11,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -32,6 +32,10 @@ _UNSUPPORTED = {"LBFGS", "SparseAdam", "Optimizer"}
 _UNCOMPILABLE = {"Adafactor"}
 # Arguments that say how an optimiser computes, not what.
 _SWITCHES = {"fused", "foreach", "capturable"}
+
+
+# From tensors to a loss, scalars to log and the rows that they are means over: None for all.
+ComputeLoss: TypeAlias = Callable[..., tuple[Tensor, dict[str, Tensor], Tensor | None]]
 
 
 def make_optimizer(
@@ -225,7 +229,8 @@ class Learner:
     Args:
         owner: Who learns, for errors.
         module: Whose parameters are updated; on its device already.
-        compute_loss: From tensors to a loss and scalars to log, means over rows.
+        compute_loss: From tensors to a loss and scalars to log, means over rows, and which rows these are, which
+            several processes count: None where all are.
         optimizer: Name in torch.optim.
         learning_rate: Step size.
         optimizer_args: The optimiser's other arguments.
@@ -234,15 +239,14 @@ class Learner:
             outside where it cannot be compiled, or was asked to be fused.)
         learning_rate_end: Step size in the end; None for one that stays.
         learning_rate_steps: Steps from the one to the other, in whatever :meth:`schedule` counts.
-        read_mask: From what ``compute_loss`` takes to the rows that its means are over, which several processes count;
-            None where all are.
+        after_step: What belongs to a step and comes after the optimiser's.
     """
 
     def __init__(
         self,
         owner: str,
         module: nn.Module,
-        compute_loss: Callable[..., tuple[Tensor, dict[str, Tensor]]],
+        compute_loss: ComputeLoss,
         *,
         optimizer: str,
         learning_rate: float,
@@ -251,7 +255,7 @@ class Learner:
         compiled: bool,
         learning_rate_end: float | None = None,
         learning_rate_steps: int = 0,
-        read_mask: Callable[..., Tensor | None] | None = None,
+        after_step: Callable[[], None] | None = None,
     ) -> None:
         self.parameters = list(module.parameters())
         self.module = module
@@ -267,7 +271,7 @@ class Learner:
         self._steps = 0  # and for how many steps
         self._owner = owner
         self._compute_loss = compute_loss
-        self._read_mask = read_mask
+        self._after_step = after_step
         self._max_grad_norm = max_grad_norm
         self._gradient = self._compute_gradient
         self._whole_step: Callable[..., Tensor] | None = None
@@ -287,11 +291,10 @@ class Learner:
 
     def _compute_gradient(self, *batch: Any) -> tuple[list[Tensor], Tensor]:
         """The clipped gradient of what is updated, and the scalars to log, its norm before clipping last."""
-        loss, metrics = self._compute_loss(*batch)
+        loss, metrics, mask = self._compute_loss(*batch)
         gradients = torch.autograd.grad(loss, self.parameters, allow_unused=True, materialize_grads=True)
         flat = torch.cat([gradient.reshape(-1) for gradient in gradients])
         if process_count() > 1:
-            mask = None if self._read_mask is None else self._read_mask(*batch)
             flat, metrics = _average_over_processes(flat, metrics, mask)
         flat, row = self._clip(flat, metrics)
         if self.flat is not None:
@@ -313,6 +316,8 @@ class Learner:
                 assert parameter.grad is not None
                 parameter.grad.copy_(gradient)
             self._optimizer_step(self.optimizer)
+        if self._after_step is not None:
+            self._after_step()
         return row
 
     @property
@@ -329,7 +334,7 @@ class Learner:
         self,
         state: list[Tensor],
         rate: Tensor,
-        compute_loss: Callable[..., tuple[Tensor, dict[str, Tensor]]],
+        compute_loss: ComputeLoss,
         *batch: Any,
     ) -> tuple[list[Tensor], Tensor]:
         """A gradient step that changes nothing: from :meth:`state` to what it is after it, and the scalars to log.
@@ -337,13 +342,13 @@ class Learner:
         Args:
             state: As :meth:`state` has it, after the first step.
             rate: The learning rate, where it follows a schedule.
-            compute_loss: From ``batch`` to a loss and scalars to log.
+            compute_loss: From ``batch`` to a loss and scalars to log, and what nobody asks for here.
             batch: Tensors.
         """
         assert self.flat is not None
         flat, *rest = (tensor.clone() for tensor in state)
         flat.requires_grad_()
-        loss, metrics = call_with(flat, self.module, compute_loss, *batch)
+        loss, metrics, _ = call_with(flat, self.module, compute_loss, *batch)
         flat.grad, row = self._clip(torch.autograd.grad(loss, flat)[0], metrics)
         # The optimiser's own code on tensors that are not its own.
         values = iter(rest)
@@ -359,7 +364,7 @@ class Learner:
             self._optimizer_step(copy)
         return [flat.detach(), *(x for x in copy.state[flat].values() if isinstance(x, Tensor))], row
 
-    def first_step(self, compute_loss: Callable[..., tuple[Tensor, dict[str, Tensor]]], *batch: Any) -> Tensor:
+    def first_step(self, compute_loss: ComputeLoss, *batch: Any) -> Tensor:
         """As :meth:`step`, of another form of the loss and without the compiler: the optimiser has a state then."""
         own, self._compute_loss = self._compute_loss, compute_loss
         try:
@@ -400,6 +405,8 @@ class Learner:
         for parameter, gradient in zip(self._updated, gradients, strict=True):
             parameter.grad = gradient
         self.optimizer.step()
+        if self._after_step is not None:
+            self._after_step()
         return row
 
     def _go_on_eagerly(self, error: Exception) -> None:

@@ -56,21 +56,19 @@ class SumTree:
         """Nodes and the rows of their children, from the bottom up."""
         return [(self.levels[k - 1].view(-1), self.levels[k]) for k in range(_DEPTH - 1, 0, -1)]
 
-    def draw(self, count: int, generator: torch.Generator) -> Tensor:
+    def draw(self, uniform: Tensor) -> Tensor:
         """Draw indices in proportion to their priorities, with replacement and stratified.
 
-        The sum of all priorities is cut into ``count`` equal parts, and one index is drawn from each. An index of
-        priority 0 is never drawn, unless there is no other.
+        The sum of all priorities is cut into B equal parts, and one index is drawn from each. An index of priority 0 is
+        never drawn, unless there is no other.
 
         Args:
-            count: Indices to draw, B.
-            generator: Where the randomness comes from, on the tree's device.
+            uniform: Where in its part each index is drawn, ``(B,)``, float64, uniform in [0, 1).
 
         Returns:
             Indices ``(B,)``, in ascending order.
         """
-        device = self._below.device
-        uniform = torch.rand(count, generator=generator, dtype=torch.float64, device=device)
+        count, device = len(uniform), uniform.device
         left = (torch.arange(count, device=device) + uniform) * (self.levels[0].sum() / count)
         node = torch.zeros(count, dtype=torch.int64, device=device)
         for level in self.levels:

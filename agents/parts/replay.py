@@ -204,7 +204,8 @@ class PrioritizedReplay(Replay):
         self.n_step = n_step
         self.exponent = exponent
         self.tree = SumTree(self.length * num_envs, device)
-        self.max_priority = torch.ones((), dtype=torch.float64, device=device)
+        # Of one element and not a scalar: of a float64 scalar on a CPU a compiled graph loses what is written to it.
+        self.max_priority = torch.ones(1, dtype=torch.float64, device=device)
 
     def write(self, transitions: Transitions) -> None:
         """Store one step of all environments over the oldest; the step n - 1 before it can be drawn from now on."""
@@ -235,9 +236,17 @@ class PrioritizedReplay(Replay):
         """
         if n_step != self.n_step:
             raise ValueError(f"PrioritizedReplay: n_step must be {self.n_step}, for which it was made, got {n_step}")
-        return self._windows(self.tree.draw(batch_size, generator), n_step)
+        return self.draw_at(self.draw_uniform(batch_size, generator))
 
-    def weights(self, index: Tensor, exponent: float) -> Tensor:
+    def draw_uniform(self, batch_size: int, generator: torch.Generator) -> Tensor:
+        """The random numbers of a draw ``(B,)``, which a compiled graph cannot draw with a generator of its own."""
+        return torch.rand(batch_size, generator=generator, dtype=torch.float64, device=self.rows.device)
+
+    def draw_at(self, uniform: Tensor) -> Tensor:
+        """As :meth:`draw`, by random numbers of :meth:`draw_uniform`."""
+        return self._windows(self.tree.draw(uniform), self.n_step)
+
+    def weights(self, index: Tensor, exponent: float | Tensor) -> Tensor:
         """Importance weights ``(M P(i))^-exponent`` of M transitions, divided by the largest of the batch.
 
         M and the sum of the priorities cancel.
@@ -261,7 +270,7 @@ class PrioritizedReplay(Replay):
         """
         priority = (td_error.double().abs() + _SMALLEST_ERROR).pow(self.exponent)
         self.tree.write(index[0], priority)
-        torch.maximum(self.max_priority, priority.amax(), out=self.max_priority)
+        self.max_priority.copy_(torch.maximum(self.max_priority, priority.amax()))
 
     def state_dict(self) -> dict[str, Any]:
         """The rows that are filled, where the next one goes, and the priorities."""

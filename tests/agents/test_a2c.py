@@ -561,7 +561,6 @@ def test_each_epoch_sees_each_step_once(epochs: int, minibatches: int, monkeypat
         return compute_loss(batch)
 
     monkeypatch.setattr(agent, "compute_loss", spy)
-    monkeypatch.setattr(agent.learner, "_compute_loss", agent._loss_of_rollout if agent.one_pass else spy)
     for rollouts in (1, 2):
         before, observed = len(seen), []
         for _ in range(5):

@@ -56,7 +56,7 @@ def test_dqn(agent: DQN, observation: Space, reset_steps: bool) -> None:
     agent.build(spec)
     agent.network.to(META)
     agent.target_network.to(META)
-    agent.td_error = agent.td_error.to(META)
+    agent.exponent = agent.exponent.to(META)
     agent.replay = (
         PrioritizedReplay(agent.layout, 20, 2, META, n_step=3, exponent=0.5)
         if agent.priority_exponent
@@ -69,8 +69,8 @@ def test_dqn(agent: DQN, observation: Space, reset_steps: bool) -> None:
     index = torch.zeros(agent.n_step, 8, dtype=torch.int64, device=META)
     if isinstance(agent.replay, PrioritizedReplay):
         noise = torch.zeros(3, agent.network.noise_size, device=META)
-        learn(agent, agent.network, agent._loss_at, index, agent.replay.weights(index, 0.5), noise)
-        agent.replay.update(index, agent.td_error)
+        uniform = torch.zeros(8, dtype=torch.float64, device=META)
+        learn(agent, agent.network, agent._loss_at, uniform, agent.exponent, noise)
     else:
         learn(agent, agent.network, agent._loss_at, index)
     agent._update_target()
@@ -111,7 +111,7 @@ def test_a2c(agent: A2C, observation: Space, action: Space, reset_steps: bool) -
     agent.cut()
     rows = agent.rollout.read()
     learn(agent, agent.network, agent._loss_of_rollout, rows)
-    learn(agent, agent.network, agent.compute_loss, agent._prepare(rows))
+    learn(agent, agent.network, agent._loss_and_mask, agent._prepare(rows))
 
 
 @pytest.mark.parametrize("reset_steps", [False, True])

@@ -36,9 +36,9 @@ def make_module() -> nn.Sequential:
 
 
 def make_learner(module: nn.Module, name: str = "Adam", compiled: bool = False, **changes: Any) -> Learner:
-    def compute_loss(x: Tensor, y: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    def compute_loss(x: Tensor, y: Tensor) -> tuple[Tensor, dict[str, Tensor], None]:
         loss = (module(x) - y).square().mean()
-        return loss, {"loss": loss.detach(), "double": 2.0 * loss.detach()}
+        return loss, {"loss": loss.detach(), "double": 2.0 * loss.detach()}, None
 
     arguments: dict[str, Any] = {"learning_rate": 0.01, "optimizer_args": {}, "max_grad_norm": None} | changes
     return Learner("Test", module, compute_loss, optimizer=name, compiled=compiled, **arguments)
@@ -97,8 +97,8 @@ def test_flat_parameters_are_one_tensor_and_stay_so() -> None:
 def test_parameters_that_the_loss_does_not_reach_stay() -> None:
     first, last = nn.Linear(3, 5), nn.Linear(5, 2)
 
-    def compute_loss(x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        return first(x).sum(), {}
+    def compute_loss(x: Tensor) -> tuple[Tensor, dict[str, Tensor], None]:
+        return first(x).sum(), {}, None
 
     learner = Learner(
         "Test", nn.Sequential(first, last), compute_loss, optimizer="SGD", learning_rate=0.1,
@@ -228,9 +228,9 @@ def test_a_loss_that_cannot_be_compiled_is_learned_from_eagerly(
     for compiled in (False, True):
         module = make_module()
 
-        def compute_loss(x: Tensor, y: Tensor, module: nn.Module = module) -> tuple[Tensor, dict[str, Tensor]]:
+        def compute_loss(x: Tensor, y: Tensor, module: nn.Module = module) -> tuple[Tensor, dict[str, Tensor], None]:
             loss = (module(x) - y).square().mean()
-            return (2.0 * loss if loss > 1.0 else loss), {}
+            return (2.0 * loss if loss > 1.0 else loss), {}, None
 
         learner = Learner(
             "Test", module, compute_loss, optimizer="Adam", learning_rate=0.01,
