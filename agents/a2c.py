@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from agents.agent import Agent, Metrics, Played, masked_mean
-from agents.parts.acting import Noise, chain, to_actions, to_choose_from
+from agents.parts.acting import Noise, chain, reader, to_actions
 from agents.parts.device_envs import DeviceVectorEnv
 from agents.parts.device_rounds import RolloutRounds, Steps
 from agents.parts.hyperparameters import check_learning, check_loss
@@ -319,6 +319,7 @@ class A2C(Agent):
         # Who acts: a copy, so that learning beside it changes nothing half-way through a rollout.
         self.actor = copy.deepcopy(self.network).requires_grad_(False) if self.overlap else self.network
         self.actor_outputs = chain([*self.actor.policy.encoder, self.actor.policy.head])
+        self.read = reader(self.device)
         noise_shape = (self.spec.num_envs, *self.policy.noise_shape)
         self.noise = Noise(self._fill_noise, self.rollout_length, noise_shape, self.device)
         self.rollout = Rollout(self.layout, self.rollout_length, self.spec.num_envs, self.device)
@@ -381,8 +382,7 @@ class A2C(Agent):
         outputs = self._among(outputs, action_mask)
         if not explore:
             return self.policy.mode(outputs).cpu()
-        choose: Any = self.actor.policy.choose  # of two arrays as of two tensors
-        return to_actions(choose(to_choose_from(outputs), self.noise.take(len(outputs))))
+        return to_actions(self.actor.policy.choose(self.read(outputs), self.noise.take(len(outputs))))
 
     def _fill_noise(self, noise: Tensor) -> Tensor:
         return self.policy.fill_noise(noise, self.generator)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from agents.agent import Agent, Metrics, Played, masked_mean
-from agents.parts.acting import chain, to_actions, to_choose_from
+from agents.parts.acting import chain, reader, to_actions
 from agents.parts.device_envs import DeviceVectorEnv
 from agents.parts.device_rounds import ReplayRounds
 from agents.parts.exploration import RandomActions, linear_schedule
@@ -215,6 +215,7 @@ class DQN(Agent):
         )
         heads = [] if self.dueling else [self.network.advantage]
         self.first_layers = chain([*self.network.encoder, *heads])
+        self.read = reader(self.device)
         self.random_actions = RandomActions(self.num_actions, self.spec.num_envs, self.generator.initial_seed())
         self.target_network = copy.deepcopy(self.network).requires_grad_(False)
         if self.normalize_observations:  # one for both networks; the online one's, so that a model file holds it
@@ -252,7 +253,7 @@ class DQN(Agent):
     def act(self, observation: Tensor, *, explore: bool = True) -> Tensor:
         """Epsilon-greedy, with one coin per environment; the weights' noise is that of all environments."""
         outputs = self._outputs_to_act_on(self._normalized(observation), explore)
-        action = to_actions(to_choose_from(self.loss.q_values(outputs)).argmax(-1))
+        action = to_actions(self.read(self.loss.q_values(outputs)).argmax(-1))
         return torch.from_numpy(self.random_actions.mix(action.numpy(), self.epsilon)) if explore else action
 
     def _outputs_to_act_on(self, observation: Tensor, explore: bool) -> Tensor:

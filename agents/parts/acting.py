@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from itertools import takewhile
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -74,9 +74,14 @@ def _in_numpy(layer: nn.Module) -> Callable[[np.ndarray], np.ndarray]:
     return linear
 
 
-def to_choose_from(x: Tensor) -> Tensor | np.ndarray:
+def as_array(x: Tensor) -> Tensor | np.ndarray:
     """A tensor, as the array that it is where it is on a CPU."""
     return x.numpy() if on_host(x) else x
+
+
+def reader(device: torch.device) -> Callable[[Tensor], Any]:
+    """As :func:`as_array`, for tensors of one device, where looking each time would take longer than the rest."""
+    return Tensor.numpy if on_host(torch.empty(0, device=device)) else lambda x: x
 
 
 def to_actions(x: Tensor | np.ndarray) -> Tensor:
@@ -99,13 +104,13 @@ class Noise:
     ) -> None:
         self._fill = fill
         self._rows = torch.zeros(steps, *shape, device=device)
-        self._read = to_choose_from(self._rows)
+        self._read = as_array(self._rows)
         self._next = steps
 
     def take(self, num_envs: int) -> Tensor | np.ndarray:
         """Those of one step of so many environments; of another number than usual they are drawn by themselves."""
         if num_envs != self._rows.shape[1]:
-            return to_choose_from(self._fill(self._rows.new_empty(num_envs, *self._rows.shape[2:])))
+            return as_array(self._fill(self._rows.new_empty(num_envs, *self._rows.shape[2:])))
         if self._next == len(self._rows):
             self._fill(self._rows)
             self._next = 0

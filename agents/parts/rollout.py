@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from agents.parts.transition import Layout, Transitions, copy_rows
+from agents.parts.acting import as_array
+from agents.parts.transition import Layout, Transitions
 
 
 class Rollout:
@@ -22,6 +23,7 @@ class Rollout:
 
     def __init__(self, layout: Layout, length: int, num_envs: int, device: torch.device) -> None:
         self.rows = torch.zeros(length, num_envs, layout.row_bytes, dtype=torch.uint8, device=device)
+        self._writable: Any = as_array(self.rows)
         self.layout = layout
         self.size = 0
 
@@ -37,7 +39,7 @@ class Rollout:
 
     def write(self, transitions: Transitions) -> None:
         """Store one step of all environments."""
-        copy_rows(self.rows, self.size, transitions.packed)
+        self._writable[self.size] = as_array(transitions.packed)
         self.size += 1
 
     def read(self) -> Tensor:

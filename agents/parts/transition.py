@@ -13,7 +13,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from agents.parts.acting import on_host
 from agents.parts.spaces import Discrete, EnvSpec, MultiDiscrete, Space
 
 _NUMPY_DTYPES = {
@@ -158,14 +157,6 @@ class Transitions:
     def mask(self) -> Tensor | None:
         """Which rows are transitions; None where all are."""
         return self.layout.read(self.packed, "valid") if self.layout.has_reset_steps else None
-
-
-def copy_rows(stored: Tensor, step: int, packed: Tensor) -> None:
-    """Write one step's rows ``(N, row_bytes)`` into those of several steps ``(T, N, row_bytes)``."""
-    if on_host(stored) and on_host(packed):  # numpy takes 1 us, torch 10 between other calls
-        stored.numpy()[step] = packed.numpy()
-    else:
-        stored[step].copy_(packed)
 
 
 def pack(

@@ -17,6 +17,7 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
+from threadpoolctl import threadpool_limits
 
 from agents.agent import Agent
 from agents.parts.device_envs import DeviceVectorEnv
@@ -146,7 +147,7 @@ def train(
         steps: Environment steps to train for, >= 1.
         seed: Seed of the environments, the weights and the agent's randomness, in [0, 2^32).
         device: Where the agent lives; "auto" is a GPU when there is one.
-        threads: Threads of torch's CPU kernels, >= 1; more than 1 rarely pays for networks of this size.
+        threads: Threads of torch's CPU kernels and numpy's, >= 1; more than 1 rarely pays for networks of this size.
         compile: "on" makes a gradient step one compiled graph, which is faster and takes seconds to start (more the
             first time); "auto" does so where the run is long enough to earn them back and a compiler is there.
         log_every: Steps between two rows of metrics.csv, >= 1; one more comes with the last evaluation.
@@ -337,11 +338,12 @@ def _new_run(root: Path, settings: Settings, agent: str, name: str, config: str)
 
 @contextmanager
 def _threads(number: int) -> Iterator[None]:
-    """Give torch's kernels so many threads, and afterwards the caller's number again."""
+    """Give the kernels of torch, and numpy's, so many threads, and afterwards the caller's number again."""
     before = torch.get_num_threads()
     torch.set_num_threads(number)
     try:
-        yield
+        with threadpool_limits(number, user_api="blas"):
+            yield
     finally:
         torch.set_num_threads(before)
 

@@ -94,8 +94,8 @@ def _count_calls(monkeypatch: pytest.MonkeyPatch, method: str, calls: list[str])
 
 @pytest.mark.parametrize("name", AGENTS)
 def test_one_transfer_in_act_and_none_elsewhere(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in ("acting", "transition"):  # this is no GPU, and there nothing can be read where it is
-        monkeypatch.setattr(f"agents.parts.{module}.on_host", lambda x: False)
+    # This is no GPU, where nothing can be read without a transfer.
+    monkeypatch.setattr("agents.parts.acting.on_host", lambda x: False)
     agent, spec = AGENTS[name]
     agent.build(spec)
     transfers: list[str] = []

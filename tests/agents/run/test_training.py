@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from threadpoolctl import threadpool_info
 from torch import Tensor
 
 from agents import A2C, DQN, Agent, resume, train
@@ -402,22 +403,33 @@ def test_resume_does_not_go_back(tmp_path: Path) -> None:
 
 
 def test_threads_are_those_of_the_run_and_then_the_caller_s(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    observe, seen = DQN.observe, set()
+    observe = DQN.observe
+    seen: set[int] = set()
+
+    def threads() -> tuple[int, ...]:
+        return torch.get_num_threads(), *(
+            pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"
+        )
 
     def spy(self: DQN, transitions: Transitions) -> None:
-        seen.add(torch.get_num_threads())
+        seen.update(threads())
         observe(self, transitions)
 
+    before = threads()
+    assert len(before) > 1
+
     monkeypatch.setattr(DQN, "observe", spy)
-    assert torch.get_num_threads() == 1
     left = run(dqn(), tmp_path, steps=30, threads=2)
-    assert (seen, torch.get_num_threads()) == ({2}, 1)
+    assert (seen, threads()) == ({2}, before)
     seen.clear()
     resume(left, steps=60, progress=False)
-    assert (seen, torch.get_num_threads()) == ({2}, 1)
+    assert (seen, threads()) == ({2}, before)
     with pytest.raises(ValueError, match="NoSuchEnv"):
         run(dqn(), tmp_path, "NoSuchEnv-v0", threads=2)
-    assert torch.get_num_threads() == 1
+    assert threads() == before
+    seen.clear()
+    run(dqn(), tmp_path, steps=30, threads=1)
+    assert (seen, threads()) == ({1}, before)
 
 
 def test_resume_refuses_what_does_not_fit(tmp_path: Path) -> None:
