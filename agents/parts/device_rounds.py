@@ -26,8 +26,8 @@ from agents.parts.replay import Batch, Replay
 from agents.parts.spaces import Box, EnvSpec, Space
 from agents.parts.transition import Transitions
 
-# How many environment steps one call takes, about: enough to forget what a call costs, few enough to stop in time.
-_STEPS_OF_A_CALL = 2_000
+# How many environment steps one call takes at most, about, so that a run stops in time.
+_STEPS_OF_A_CALL = 12_000
 
 
 class Steps(NamedTuple):
@@ -67,7 +67,14 @@ def to_environment(action: Tensor, space: Space, shape: tuple[int, ...]) -> Tens
 
 
 class _Rounds(ABC):
-    """What rounds have in common: one step of environments and policy, and how to compile."""
+    """What rounds have in common: one step of environments and policy, and how to compile.
+
+    Attributes:
+        rounds_of_a_call: Enough to forget what a call costs. What each round leaves behind is copied in every round, so
+            more are slower.
+    """
+
+    rounds_of_a_call: int
 
     def __init__(
         self,
@@ -83,7 +90,7 @@ class _Rounds(ABC):
         self._computed_with = nn.ModuleList([learner.module, *losses])
         self.length = length
         self.steps_of_a_round = length * env.num_envs
-        self.most = max(1, _STEPS_OF_A_CALL // self.steps_of_a_round)
+        self.most = max(1, min(self.rounds_of_a_call, _STEPS_OF_A_CALL // self.steps_of_a_round))
         self._spec = spec
         self._choose = choose
         self._compiled: Callable[..., Any] | None = None
@@ -177,6 +184,8 @@ class RolloutRounds(_Rounds):
         compute_loss: From :class:`Steps` ``(length, N, ...)`` to the loss and scalars to log.
         length: Steps of each environment in a round, T.
     """
+
+    rounds_of_a_call = 32
 
     def __init__(
         self,
@@ -327,6 +336,8 @@ class ReplayRounds(_Rounds):
         updates: Gradient steps that a round has at most, but for one.
     """
 
+    rounds_of_a_call = 64
+
     def __init__(
         self,
         env: DeviceVectorEnv,
@@ -342,7 +353,7 @@ class ReplayRounds(_Rounds):
         updates: int,
     ) -> None:
         super().__init__(env, spec, learner, losses, choose, length=1)
-        self.most = min(self.most, replay.length, 64)
+        self.most = min(self.most, replay.length)
         self.most_updates = self.most * (updates + 1)
         self._compute_loss = compute_loss
         self._replay = replay
