@@ -319,7 +319,7 @@ class A2C(Agent):
         # Who acts: a copy, so that learning beside it changes nothing half-way through a rollout.
         self.actor = copy.deepcopy(self.network).requires_grad_(False) if self.overlap else self.network
         self.actor_outputs = chain([*self.actor.policy.encoder, self.actor.policy.head])
-        self.read = reader(self.device)
+        self.as_array = reader(self.device)
         noise_shape = (self.spec.num_envs, *self.policy.noise_shape)
         self.noise = Noise(self._fill_noise, self.rollout_length, noise_shape, self.device)
         self.rollout = Rollout(self.layout, self.rollout_length, self.spec.num_envs, self.device)
@@ -382,7 +382,7 @@ class A2C(Agent):
         outputs = self._among(outputs, action_mask)
         if not explore:
             return self.policy.mode(outputs).cpu()
-        return to_actions(self.actor.policy.choose(self.read(outputs), self.noise.take(len(outputs))))
+        return to_actions(self.actor.policy.choose(self.as_array(outputs), self.noise.take(len(outputs))))
 
     def _fill_noise(self, noise: Tensor) -> Tensor:
         return self.policy.fill_noise(noise, self.generator)

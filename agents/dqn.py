@@ -203,7 +203,7 @@ class DQN(Agent):
         self.learner = Learner(
             "DQN",
             self.network,
-            self._loss_at,
+            self._loss_by_priority if self.priority_exponent else self._loss_at,
             optimizer=self.optimizer,
             learning_rate=self.learning_rate,
             optimizer_args=self.optimizer_args,
@@ -215,7 +215,7 @@ class DQN(Agent):
         )
         heads = [] if self.dueling else [self.network.advantage]
         self.first_layers = chain([*self.network.encoder, *heads])
-        self.read = reader(self.device)
+        self.as_array = reader(self.device)
         self.random_actions = RandomActions(self.num_actions, self.spec.num_envs, self.generator.initial_seed())
         self.target_network = copy.deepcopy(self.network).requires_grad_(False)
         if self.normalize_observations:  # one for both networks; the online one's, so that a model file holds it
@@ -253,7 +253,7 @@ class DQN(Agent):
     def act(self, observation: Tensor, *, explore: bool = True) -> Tensor:
         """Epsilon-greedy, with one coin per environment; the weights' noise is that of all environments."""
         outputs = self._outputs_to_act_on(self._normalized(observation), explore)
-        action = to_actions(self.read(self.loss.q_values(outputs)).argmax(-1))
+        action = to_actions(self.as_array(self.loss.q_values(outputs)).argmax(-1))
         return torch.from_numpy(self.random_actions.mix(action.numpy(), self.epsilon)) if explore else action
 
     def _outputs_to_act_on(self, observation: Tensor, explore: bool) -> Tensor:
@@ -326,26 +326,21 @@ class DQN(Agent):
         }
         return loss, metrics, td_error
 
-    def _loss_at(
-        self, drawn: Tensor, exponent: Tensor | None = None, noise: Tensor | None = None
-    ) -> tuple[Tensor, Metrics, Tensor | None]:
-        """The loss of transitions of the replay.
+    def _loss_at(self, index: Tensor, noise: Tensor | None = None) -> tuple[Tensor, Metrics, Tensor | None]:
+        """The loss of the replay's transitions at ``index``, and which of them count."""
+        batch = self._gather(index)
+        return *self.compute_loss(batch, noise), batch.mask
 
-        Args:
-            drawn: Their indices; with priorities, the random numbers by which they are drawn here.
-            exponent: The importance exponent, with priorities, which follow from the loss.
-            noise: As in :meth:`compute_loss`.
-        """
+    def _loss_by_priority(
+        self, uniform: Tensor, exponent: Tensor, noise: Tensor | None = None
+    ) -> tuple[Tensor, Metrics, Tensor | None]:
+        """As :meth:`_loss_at`, of transitions that are drawn by random numbers here and get their new priorities."""
         replay = self.replay
-        if isinstance(replay, PrioritizedReplay):
-            assert exponent is not None
-            index = replay.draw_at(drawn)
-            batch = self._gather(index)._replace(weight=replay.weights(index, exponent))
-            loss, metrics, td_error = self._compute_loss(batch, noise)
-            replay.update(index, td_error)
-        else:
-            batch = self._gather(drawn)
-            loss, metrics, _ = self._compute_loss(batch, noise)
+        assert isinstance(replay, PrioritizedReplay)
+        index = replay.draw_at(uniform)
+        batch = self._gather(index)._replace(weight=replay.weights(index, exponent))
+        loss, metrics, td_error = self._compute_loss(batch, noise)
+        replay.update(index, td_error)
         return loss, metrics, batch.mask
 
     def _gather(self, index: Tensor) -> Batch:
@@ -362,16 +357,17 @@ class DQN(Agent):
         return [self._gradient_step(self.replay) for _ in range(due)]
 
     def _gradient_step(self, replay: Replay) -> Tensor:
+        drawn: tuple[Tensor, ...]
         if isinstance(replay, PrioritizedReplay):
-            drawn = replay.draw_uniform(self.own_batch_size, self.generator)
-            exponent = self.exponent.fill_(self.importance_exponent)
+            uniform = replay.draw_uniform(self.own_batch_size, self.generator)
+            drawn = uniform, self.exponent.fill_(self.importance_exponent)
         else:
-            drawn, exponent = replay.draw(self.own_batch_size, self.window, self.generator), None
+            drawn = (replay.draw(self.own_batch_size, self.window, self.generator),)
         noise = self._draw_noise(3) if self.noisy else None
         if self.starts_eagerly and self.rounds is None:  # a graph of its own would serve for these few
-            metrics = self.learner.first_step(self._loss_at, drawn)
+            metrics = self.learner.first_step(self._loss_at, *drawn)
         else:
-            metrics = self.learner.step(drawn, exponent, noise)
+            metrics = self.learner.step(*drawn, noise)
         self.updates += 1
         if self.target_update_every > 1 and self.updates % self.target_update_every == 0:
             self._update_target()

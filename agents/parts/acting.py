@@ -35,7 +35,8 @@ def chain(layers: Iterable[nn.Module]) -> Callable[[Tensor], Tensor]:
     no difference, and the large matrices after them less in torch: with one, all is.
 
     Args:
-        layers: What to compute, in order. Their parameters are read where they are; they must not move later.
+        layers: What to compute, in order. Their parameters are read where they are now: values may be copied into them,
+            but other tensors put in their place are not seen, nor are a copy's.
 
     Returns:
         From the first layer's input to the last one's output.
@@ -74,14 +75,13 @@ def _in_numpy(layer: nn.Module) -> Callable[[np.ndarray], np.ndarray]:
     return linear
 
 
-def as_array(x: Tensor) -> Tensor | np.ndarray:
-    """A tensor, as the array that it is where it is on a CPU."""
-    return x.numpy() if on_host(x) else x
-
-
 def reader(device: torch.device) -> Callable[[Tensor], Any]:
-    """As :func:`as_array`, for tensors of one device, where looking each time would take longer than the rest."""
-    return Tensor.numpy if on_host(torch.empty(0, device=device)) else lambda x: x
+    """From a tensor on the device to the array that it is on a CPU; to the tensor itself elsewhere."""
+    return Tensor.numpy if on_host(torch.empty(0, device=device)) else _itself
+
+
+def _itself(x: Tensor) -> Tensor:
+    return x
 
 
 def to_actions(x: Tensor | np.ndarray) -> Tensor:
@@ -104,18 +104,18 @@ class Noise:
     ) -> None:
         self._fill = fill
         self._rows = torch.zeros(steps, *shape, device=device)
-        self._read = as_array(self._rows)
+        self._as_array = reader(device)
         self._next = steps
 
-    def take(self, num_envs: int) -> Tensor | np.ndarray:
+    def take(self, num_envs: int) -> Any:
         """Those of one step of so many environments; of another number than usual they are drawn by themselves."""
         if num_envs != self._rows.shape[1]:
-            return as_array(self._fill(self._rows.new_empty(num_envs, *self._rows.shape[2:])))
+            return self._as_array(self._fill(self._rows.new_empty(num_envs, *self._rows.shape[2:])))
         if self._next == len(self._rows):
             self._fill(self._rows)
             self._next = 0
         self._next += 1
-        return self._read[self._next - 1]
+        return self._as_array(self._rows)[self._next - 1]
 
     def state_dict(self) -> dict[str, Tensor]:
         """Those that are drawn and not taken."""

@@ -60,8 +60,8 @@ def make_vec(
             ``"my_module:MyEnv-v0"``, whose module is imported first.
         num_envs: How many environments step together, >= 1.
         vectorization: ``"auto"`` takes the environment's own vectorised entry point when it has one and steps one
-            after the other in this process otherwise, as a single one of Gymnasium's own; ``"sync"`` always does the
-            latter; ``"async"`` gives every environment a process.
+            after the other in this process otherwise, and where it is a single one of Gymnasium's own without
+            ``env_kwargs``; ``"sync"`` always does the latter; ``"async"`` gives every environment a process.
         env_kwargs: Arguments of the environment's constructor.
 
     Returns:
@@ -76,13 +76,17 @@ def make_vec(
     try:
         name = _import_module_of(env)
         entry_point = gymnasium.spec(name).vector_entry_point
-        # Alone Gymnasium's own take half the time of a vector of one. Atari's are not the same alone.
+        # One of Gymnasium's own takes two thirds of the time of a vector of one. Others may not be the same alone, as
+        # Atari's are not, nor take the same arguments.
         alone = num_envs == 1 and not kwargs and str(entry_point).startswith("gymnasium.envs.")
         if vectorization == "auto" and entry_point is not None and not alone:
             return gymnasium.make_vec(name, num_envs, vectorization_mode="vector_entry_point", **kwargs)
         mode = "async" if vectorization == "async" else "sync"
         vector_kwargs = {"autoreset_mode": AutoresetMode.SAME_STEP}
-        return gymnasium.make_vec(name, num_envs, vectorization_mode=mode, vector_kwargs=vector_kwargs, **kwargs)
+        vector = gymnasium.make_vec(name, num_envs, vectorization_mode=mode, vector_kwargs=vector_kwargs, **kwargs)
+        if isinstance(vector, SyncVectorEnv):  # Gymnasium 1.3 leaves a generator in it, which cannot be pickled
+            vector.env_fns = list(vector.env_fns)
+        return vector
     except Exception as error:  # a foreign constructor that refuses its arguments may raise anything
         raise ValueError(f"make_vec: environment {env!r} cannot be made: {error}") from error
 
@@ -294,7 +298,7 @@ class Envs:
         self._needs_reset = None
         self._returns[:] = 0.0
         self._lengths[:] = 0
-        self._current = self._stored(observation)
+        self._current = self._stored_of_all(observation)
         self._check_finite("observation", self._current)
         self.observation = torch.from_numpy(self._current).to(self.device)
         if self.spec.has_action_mask:
@@ -353,6 +357,15 @@ class Envs:
                 f"an environment's observation does not fit its space, of shape {shape}, at step {self.steps}: {error}"
             ) from error
 
+    def _stored_of_all(self, observation: Any) -> np.ndarray:
+        """As :meth:`_stored`, one row of each environment."""
+        stored = self._stored(observation)
+        if len(stored) != self.spec.num_envs:
+            raise EnvironmentFault(
+                f"{self.spec.num_envs} environments returned {len(stored)} observations at step {self.steps}"
+            )
+        return stored
+
     def step(self, action: Tensor) -> Transitions:
         """Step all environments.
 
@@ -379,11 +392,10 @@ class Envs:
             reward = np.where(resetting, 0.0, reward)
         any_done = bool(np.count_nonzero(done))
 
-        self._buffers.reverse()
-        buffer = self._buffers[0]
+        buffer = self._buffers[1]  # the next one, once nothing has failed
         current = successor = buffer.acting
         fits = isinstance(observation, np.ndarray) and (observation.shape, observation.dtype) == self._as_stored
-        current[...] = observation if fits else self._stored(observation)
+        current[...] = observation if fits else self._stored_of_all(observation)
         mask = next_mask = self._masks(info) if self.spec.has_action_mask else None
         self._needs_reset = None
         if any_done:
@@ -418,6 +430,7 @@ class Envs:
             buffer.action_mask[:], buffer.next_action_mask[:] = self._current_mask, next_mask
             buffer.acting_mask[:] = self._current_mask = mask
         self._current = current
+        self._buffers.reverse()
         self._stepping = False
         packed, self.observation, self.action_mask = buffer.send()
         return Transitions(packed, self.layout, count)
@@ -544,6 +557,8 @@ class Envs:
             self.env = cloudpickle.loads(state["env"].numpy().tobytes())
         except Exception as error:
             raise ValueError(f"the checkpoint's environments cannot be restored: {error}") from error
+        if _autoreset_mode(self.env) is not self._mode:  # a single CartPole of before it was stepped alone
+            raise ValueError("the checkpoint's environments begin new episodes otherwise than this version's do")
         self._current = state["current"].numpy().copy()
         self._needs_reset = None if state["needs_reset"] is None else state["needs_reset"].numpy().copy()
         self._returns = state["returns"].numpy().copy()

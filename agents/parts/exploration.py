@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import torch
 
 _STEPS_OF_A_DRAW = 64
 
@@ -31,8 +32,15 @@ class RandomActions:
         self._num_actions = num_actions
         self._num_envs = num_envs
         self._random = np.random.default_rng(seed)
-        self._next = _STEPS_OF_A_DRAW
-        self._before: Any  # the generator's state before the draw that is being used
+        self._use(*self._draw(0, num_envs))
+
+    def _draw(self, *shape: int) -> tuple[np.ndarray, np.ndarray]:
+        return self._random.random(shape), self._random.integers(self._num_actions, size=shape)
+
+    def _use(self, coin: np.ndarray, action: np.ndarray) -> None:
+        """Take these ``(steps, N)`` from now on."""
+        self._coin, self._action, self._next = coin, action, 0
+        self._smallest: list[float] = coin.min(axis=1).tolist()
 
     def mix(self, action: np.ndarray, epsilon: float) -> np.ndarray:
         """Actions ``(N,)`` with a random one in place of each with the probability ``epsilon``.
@@ -42,31 +50,23 @@ class RandomActions:
         if len(action) != self._num_envs:
             coin, random = self._draw(len(action))
             return np.where(coin < epsilon, random, action)
-        if self._next == _STEPS_OF_A_DRAW:
-            self._draw_steps()
+        if self._next == len(self._coin):
+            self._use(*self._draw(_STEPS_OF_A_DRAW, self._num_envs))
         step = self._next
         self._next += 1
         if self._smallest[step] >= epsilon:
             return action
         return np.where(self._coin[step] < epsilon, self._action[step], action)
 
-    def _draw(self, *shape: int) -> tuple[np.ndarray, np.ndarray]:
-        return self._random.random(shape), self._random.integers(self._num_actions, size=shape)
-
-    def _draw_steps(self) -> None:
-        self._before = self._random.bit_generator.state
-        self._coin, self._action = self._draw(_STEPS_OF_A_DRAW, self._num_envs)
-        self._smallest: list[float] = self._coin.min(axis=1).tolist()
-        self._next = 0
-
     def state_dict(self) -> dict[str, Any]:
-        """What the next actions come from: plain data."""
-        used_up = self._next == _STEPS_OF_A_DRAW
-        return {"generator": self._random.bit_generator.state if used_up else self._before, "next": self._next}
+        """Those that are drawn and not used, and where the next come from."""
+        left = {"coin": self._coin[self._next :], "action": self._action[self._next :]}
+        return {
+            **{name: torch.from_numpy(values.copy()) for name, values in left.items()},
+            "generator": self._random.bit_generator.state,
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore :meth:`state_dict`, of the same number of environments."""
+        self._use(state["coin"].cpu().numpy(), state["action"].cpu().numpy())
         self._random.bit_generator.state = state["generator"]
-        if state["next"] < _STEPS_OF_A_DRAW:
-            self._draw_steps()
-        self._next = state["next"]

@@ -6,6 +6,7 @@ Compiled, a whole gradient step is one graph: loss, gradient, clipping and optim
 from __future__ import annotations
 
 import inspect
+import re
 import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,7 +16,7 @@ from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
-from torch._dynamo.exc import TorchDynamoException
+from torch._dynamo.exc import FailOnRecompileLimitHit, TorchDynamoException
 from torch.overrides import TorchFunctionMode
 
 from agents.parts.exploration import linear_schedule
@@ -132,22 +133,18 @@ def _as_if_compiling() -> Iterator[None]:
         torch.compiler._is_compiling_flag = before
 
 
-# What is looked at before each call of a compiled graph: tensors and plain data.
-_DATA_GUARDS = {
-    "TENSOR_MATCH", "CONSTANT_MATCH", "EQUALS_MATCH", "ID_MATCH", "SEQUENCE_LENGTH", "DICT_KEYS_MATCH",
-    "GRAD_MODE", "GLOBAL_STATE", "SHAPE_ENV",
-}  # fmt: skip
-# And not the plain data that is settled once an agent is built (an optimiser's state that is loaded compiles anew).
-_SETTLED = (".layout", ".param_groups", ".__defaults__", ".__kwdefaults__")
+# An agent's layout of transitions, which is settled once it is built.
+_SETTLED = re.compile(r"__self__\.(replay\.)?layout\b")
 
 
-def _guards_of_data(guards: Sequence[Any]) -> list[bool]:
-    """Which guards to keep: five hundred, most of them on functions and classes, take a fifth of a small step."""
+def _guards_that_can_fail(guards: Sequence[Any]) -> list[bool]:
+    """Which guards of a graph to look at before each call.
+
+    Of five hundred half are of what does not change while a program runs: functions, classes and constants of modules,
+    and that modules have no hooks. Without them a small gradient step takes a tenth less.
+    """
     return [
-        guard.guard_type in _DATA_GUARDS
-        and not guard.is_global
-        and not isinstance(guard.value, nn.Parameter)
-        and not any(part in guard.name for part in _SETTLED)
+        not guard.is_global and guard.guard_type != "EMPTY_NN_MODULE_HOOKS_DICT" and _SETTLED.search(guard.name) is None
         for guard in guards
     ]
 
@@ -165,7 +162,7 @@ def compile_graph(function: Callable[..., Any], device: torch.device) -> Callabl
     options["unsafe_marked_cacheable_functions"] = {
         f"torch.ops.higher_order.{name}": torch.__version__ for name in loops
     }
-    options["guard_filter_fn"] = _guards_of_data
+    options["guard_filter_fn"] = _guards_that_can_fail
     # torch gives up where one function has more than eight graphs, unless they are apart.
     compiled: Callable[..., Any] = torch.compile(  # type: ignore[call-overload]  # which lacks the newest argument
         function, fullgraph=True, dynamic=False, isolate_recompiles=True, options=options
@@ -282,12 +279,9 @@ class Learner:
                 for group in self.optimizer.param_groups:
                     group["lr"] = torch.tensor(group["lr"], device=self._updated[0].device)
             self._optimizer_step = inspect.unwrap(type(self.optimizer).step)  # without the hooks that end a graph
-            self._compile_step()
+            self._whole_step = compile_graph(self._compute_step, self.parameters[0].device)
         elif compiled:
             self._gradient = compile_graph(self._compute_gradient, self.parameters[0].device)
-
-    def _compile_step(self) -> None:
-        self._whole_step = compile_graph(self._compute_step, self.parameters[0].device)
 
     def _compute_gradient(self, *batch: Any) -> tuple[list[Tensor], Tensor]:
         """The clipped gradient of what is updated, and the scalars to log, its norm before clipping last."""
@@ -399,7 +393,7 @@ class Learner:
             if self._whole_step is not None:
                 return self._whole_step(*batch)
             gradients, row = self._gradient(*batch)
-        except TorchDynamoException as error:
+        except (TorchDynamoException, FailOnRecompileLimitHit) as error:
             self._go_on_eagerly(error)
             return self.step(*batch)
         for parameter, gradient in zip(self._updated, gradients, strict=True):
@@ -430,6 +424,4 @@ class Learner:
         own = [{name: group[name] for name in kept & group.keys()} for group in groups]
         loaded = [saved | mine for saved, mine in zip(state["param_groups"], own, strict=True)]
         self.optimizer.load_state_dict({**state, "param_groups": loaded})
-        if self._whole_step is not None:
-            self._compile_step()
         self._learning_rate = None

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from agents.parts.acting import as_array
+from agents.parts.acting import reader
 from agents.parts.priorities import SumTree
 from agents.parts.transition import Layout, Transitions
 
@@ -56,13 +56,13 @@ class Replay:
         self.num_envs = num_envs
         self.length = -(-capacity // num_envs)
         self.rows = torch.zeros(self.length, num_envs, layout.row_bytes, dtype=torch.uint8, device=device)
-        self._writable: Any = as_array(self.rows)
+        self._as_array = reader(device)
         self.head = 0
         self.size = 0
 
     def write(self, transitions: Transitions) -> None:
         """Store one step of all environments over the oldest."""
-        self._writable[self.head] = as_array(transitions.packed)
+        self._as_array(self.rows)[self.head] = self._as_array(transitions.packed)
         self.head = (self.head + 1) % self.length
         self.size = min(self.size + 1, self.length)
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from agents.parts.acting import as_array
+from agents.parts.acting import reader
 from agents.parts.transition import Layout, Transitions
 
 
@@ -23,7 +23,7 @@ class Rollout:
 
     def __init__(self, layout: Layout, length: int, num_envs: int, device: torch.device) -> None:
         self.rows = torch.zeros(length, num_envs, layout.row_bytes, dtype=torch.uint8, device=device)
-        self._writable: Any = as_array(self.rows)
+        self._as_array = reader(device)
         self.layout = layout
         self.size = 0
 
@@ -39,7 +39,7 @@ class Rollout:
 
     def write(self, transitions: Transitions) -> None:
         """Store one step of all environments."""
-        self._writable[self.size] = as_array(transitions.packed)
+        self._as_array(self.rows)[self.size] = self._as_array(transitions.packed)
         self.size += 1
 
     def read(self) -> Tensor:

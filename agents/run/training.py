@@ -306,6 +306,8 @@ def _restore(agent: Agent, state: dict[str, Any], run: Path) -> None:
         agent.load_state_dict(state)
     except (KeyError, ValueError, RuntimeError) as error:
         why = " ".join(str(error).split())
+        if isinstance(error, KeyError):
+            why = f"it has no {why}, as one of an older version"
         raise ValueError(f"{run / 'checkpoint.pt'} does not fit the agent of config.yaml: {why}") from error
 
 

@@ -70,7 +70,7 @@ def test_dqn(agent: DQN, observation: Space, reset_steps: bool) -> None:
     if isinstance(agent.replay, PrioritizedReplay):
         noise = torch.zeros(3, agent.network.noise_size, device=META)
         uniform = torch.zeros(8, dtype=torch.float64, device=META)
-        learn(agent, agent.network, agent._loss_at, uniform, agent.exponent, noise)
+        learn(agent, agent.network, agent._loss_by_priority, uniform, agent.exponent, noise)
     else:
         learn(agent, agent.network, agent._loss_at, index)
     agent._update_target()

@@ -13,6 +13,7 @@ import torch
 from gymnasium import spaces
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
 
+from agents.parts.device_envs import DeviceVectorEnv
 from agents.parts.envs import Envs, can_capture, make_vec, spec_of
 from agents.parts.errors import EnvironmentFault
 from agents.parts.spaces import Box, Discrete, MultiDiscrete
@@ -434,6 +435,15 @@ class TestMakeVec:
         assert env.metadata["autoreset_mode"] is AutoresetMode.SAME_STEP
         assert env.num_envs == 2
 
+    def test_auto_steps_a_single_one_of_gymnasium_s_alone(self) -> None:
+        single = make_vec("CartPole-v1", 1)
+        assert isinstance(single, SyncVectorEnv)
+        assert single.metadata["autoreset_mode"] is AutoresetMode.SAME_STEP
+        assert can_capture(single)
+        # Whose arguments the single one may not take, and one that is not Gymnasium's own.
+        assert not isinstance(make_vec("CartPole-v1", 1, env_kwargs={"max_episode_steps": 9}), SyncVectorEnv)
+        assert isinstance(make_vec("rlloss/CartPole-v1", 1), DeviceVectorEnv)
+
     def test_sync(self) -> None:
         env = make_vec("CartPole-v1", 2, vectorization="sync")
         assert isinstance(env.unwrapped, SyncVectorEnv)
@@ -525,6 +535,32 @@ class TestFaults:
         with pytest.raises(EnvironmentFault, match="environment 0: observation is not finite"):
             for _ in range(3):
                 envs.step(torch.zeros(1, dtype=torch.int64))
+
+    def test_who_steps_on_after_a_fault_gets_whole_transitions(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        envs = Envs(counting("custom", 2, AutoresetMode.SAME_STEP))
+        envs.reset(0)
+        envs.step(torch.zeros(2).long())
+        before = envs.observation.clone()
+        broken = np.ones((2, 4)), np.full(2, np.nan), np.zeros(2, np.bool_), np.zeros(2, np.bool_), {}
+        with monkeypatch.context() as patch, pytest.raises(EnvironmentFault, match="reward"):
+            patch.setattr(envs.env, "step", lambda actions: broken)
+            envs.step(torch.zeros(2).long())
+        assert torch.equal(envs.observation, before)
+        assert torch.equal(envs.step(torch.zeros(2).long()).observation, before)
+
+    @pytest.mark.parametrize("rows", [1, 3, 5])
+    def test_another_number_of_observations_than_of_environments(
+        self, rows: int, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        envs = Envs(counting("custom", 4, AutoresetMode.SAME_STEP))
+        envs.reset(0)
+        result = np.zeros((rows, 4)), np.zeros(4), *np.zeros((2, 4), bool), {}
+        monkeypatch.setattr(envs.env, "step", lambda actions: result)
+        with pytest.raises(EnvironmentFault, match=f"4 environments returned {rows} observations at step 0"):
+            envs.step(torch.zeros(4).long())
+        monkeypatch.setattr(envs.env, "reset", lambda **options: (np.zeros((rows, 4)), {}))
+        with pytest.raises(EnvironmentFault, match=f"4 environments returned {rows} observations at step 0"):
+            envs.reset(0)
 
     def test_numbers_whose_sum_overflows_are_finite(self) -> None:
         class Huge(Forever):
@@ -626,6 +662,12 @@ class TestState:
         assert can_capture(make_vec("Acrobot-v1", 2))
         assert not can_capture(sync(Stubborn, 2, AutoresetMode.SAME_STEP))
         assert not can_capture(make_vec("tests.agents.worlds:Stubborn-v0", 2))
+
+    def test_a_state_of_another_mode_does_not_fit(self) -> None:
+        envs, other = (Envs(counting("custom", 3, mode)) for mode in (AutoresetMode.NEXT_STEP, AutoresetMode.SAME_STEP))
+        envs.reset(0)
+        with pytest.raises(ValueError, match="begin new episodes otherwise"):
+            other.load_state_dict(envs.state_dict(), seed=0)
 
     def test_other_processes_cannot(self) -> None:
         env = make_vec("Acrobot-v1", 1, vectorization="async")

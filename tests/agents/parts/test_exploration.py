@@ -52,5 +52,6 @@ def test_another_number_of_actions_than_usual() -> None:
 def test_random_actions_go_on_from_their_state(steps: int) -> None:
     random, later = RandomActions(4, 5, seed=0), RandomActions(4, 5, seed=1)
     drawn(random, steps, 0.5)
+    drawn(random, 1, 0.5, num_envs=3)  # of another number, in between
     later.load_state_dict(random.state_dict())
     assert (drawn(later, 150, 0.5) == drawn(random, 150, 0.5)).all()

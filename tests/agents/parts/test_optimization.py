@@ -168,8 +168,9 @@ def compile_without_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
     """Trace whole graphs as ever, but run them by torch's own kernels: it takes a fraction of the time."""
     compile = torch.compile
 
-    def traced(function: Any, *, options: object, **rest: Any) -> Any:
-        return compile(function, backend="eager", **rest)
+    def traced(function: Any, *, options: dict[str, Any], **rest: Any) -> Any:
+        kept = {"guard_filter_fn": options["guard_filter_fn"]}
+        return compile(function, backend="eager", options=kept, **rest)
 
     monkeypatch.setattr(torch, "compile", traced)
 
@@ -217,6 +218,110 @@ def test_a_state_crosses_between_compiled_and_eager(
     crossed.load_state_dict(copy.deepcopy(learner.state_dict()))
     for batch in data[3:]:
         torch.testing.assert_close(crossed.step(*batch), learner.step(*batch), rtol=1e-4, atol=1e-5)
+
+
+class Half(nn.Module):
+    """A loss with what a loss may hold, half of which is looked at here."""
+
+    flag = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.factor = 1.0
+        self.helper: Any = torch.square
+        self.options = {"shift": 0.0}
+
+    def forward(self, error: Tensor) -> Tensor:
+        loss = self.factor * self.helper(error) + self.options.get("more", 0.0) + self.options["shift"] * error
+        mean: Tensor = (loss.abs() if self.flag else loss).mean()
+        return mean
+
+
+class Third(Half):
+    def forward(self, error: Tensor) -> Tensor:
+        return super().forward(error) / 3
+
+
+def change(loss: Any, learner: Learner, which: str) -> nn.Module:
+    if which == "rate":
+        learner.optimizer.param_groups[0]["lr"] = 0.5
+    elif which == "class":
+        return Third()
+    elif which == "key":
+        loss.options["more"] = loss.options["shift"] = 2.0
+    elif which == "function":
+        loss.helper = torch.exp
+    elif which == "shadow":
+        loss.flag = loss.helper = torch.sin
+    elif which == "method":
+        loss.forward = lambda error: error.sum()
+    else:
+        loss.factor = 5.0
+    changed: nn.Module = loss
+    return changed
+
+
+@pytest.mark.parametrize("which", ["rate", "class", "key", "function", "shadow", "method", "number"])
+def test_a_graph_sees_what_is_changed_between_steps(which: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Most guards are not looked at; those that can fail are."""
+    compile_without_compiler(monkeypatch)
+    parameters = []
+    for compiled in (False, True):
+        module, holder = make_module(), nn.ModuleDict({"loss": Half()})
+
+        def compute_loss(
+            x: Tensor, y: Tensor, module: nn.Module = module, holder: nn.ModuleDict = holder
+        ) -> tuple[Tensor, dict[str, Tensor], None]:
+            return holder["loss"](module(x) - y), {}, None
+
+        learner = Learner(
+            "Test", module, compute_loss, optimizer="SGD", learning_rate=0.01,
+            optimizer_args={"momentum": 0.9}, max_grad_norm=None, compiled=compiled,
+        )  # fmt: skip
+        for number, batch in enumerate(batches()):
+            if number == 3:
+                holder["loss"] = change(holder["loss"], learner, which)
+            learner.step(*batch)
+        parameters.append(torch.cat([p.detach().flatten() for p in module.parameters()]))
+    assert_close(parameters[1], parameters[0])
+
+
+@pytest.mark.parametrize("name", ["Adam", "Adafactor"])
+@pytest.mark.parametrize("compiled", [False, True])
+def test_what_comes_after_a_step(name: str, compiled: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a part of the graph, and where the optimiser stays outside."""
+    compile_without_compiler(monkeypatch)
+    module = make_module()
+    followers = [torch.zeros_like(p) for p in module.parameters()]
+
+    def follow() -> None:
+        with torch.no_grad():
+            for follower, parameter in zip(followers, module.parameters(), strict=True):
+                follower.copy_(parameter)
+
+    learner = make_learner(module, name, compiled, after_step=follow)
+    for batch in batches(3):
+        learner.step(*batch)
+        for follower, parameter in zip(followers, module.parameters(), strict=True):
+            assert torch.equal(follower, parameter)
+
+
+def test_a_loss_that_changes_itself_at_every_step_is_learned_from_eagerly(monkeypatch: pytest.MonkeyPatch) -> None:
+    compile_without_compiler(monkeypatch)
+    module, calls = make_module(), [0]
+
+    def compute_loss(x: Tensor, y: Tensor) -> tuple[Tensor, dict[str, Tensor], None]:
+        calls[0] += 1
+        return (calls[0] * (module(x) - y)).square().mean(), {}, None
+
+    learner = Learner(
+        "Test", module, compute_loss, optimizer="SGD", learning_rate=0.01,
+        optimizer_args={}, max_grad_norm=None, compiled=True,
+    )  # fmt: skip
+    with pytest.warns(UserWarning, match="cannot be compiled, goes on without"):
+        for batch in batches(12):
+            learner.step(*batch)
+    assert calls == [12]
 
 
 @pytest.mark.parametrize("schedule", [{}, {"learning_rate_end": 0.0, "learning_rate_steps": 6}])
