@@ -541,7 +541,7 @@ class TestFaults:
         envs.reset(0)
         envs.step(torch.zeros(2).long())
         before = envs.observation.clone()
-        broken = np.ones((2, 4)), np.full(2, np.nan), np.zeros(2, np.bool_), np.zeros(2, np.bool_), {}
+        broken: tuple[Any, ...] = np.ones((2, 4)), np.full(2, np.nan), np.zeros(2, np.bool_), np.zeros(2, np.bool_), {}
         with monkeypatch.context() as patch, pytest.raises(EnvironmentFault, match="reward"):
             patch.setattr(envs.env, "step", lambda actions: broken)
             envs.step(torch.zeros(2).long())
