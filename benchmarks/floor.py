@@ -12,12 +12,13 @@ from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Literal
 
-import gymnasium
 import task
 import torch
 import torch.nn.functional as F
 from timing import Result, seconds_of
 from torch import Tensor, nn
+
+from agents.parts.envs import make_vec
 
 
 class HandMLP:
@@ -233,8 +234,8 @@ def _compare(
 
 
 def time_envs(num_envs: int, seed: int) -> float:
-    """Seconds of one step of all of Gymnasium's environments, the vectorised ones that ours trains in."""
-    envs = gymnasium.make_vec(task.ENV, num_envs, vectorization_mode="vector_entry_point")
+    """Seconds of one step of all of Gymnasium's environments, those that ours trains in."""
+    envs = make_vec(task.ENV, num_envs)
     envs.reset(seed=seed)
     envs.action_space.seed(seed)
     actions = envs.action_space.sample()

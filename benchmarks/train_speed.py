@@ -19,8 +19,8 @@ turn, and the table has their medians. A peer that is not installed is left out.
 - "overlapped" is compiled too, and learns on a second core beside the acting.
 - "floor" (floor.py) is stepping the environments and gradient steps by hand, and nothing else: its ratio is our share.
 
-Ours steps Gymnasium's vectorised CartPole. Peers step single environments, as they do by default, but for "SB3,
-vectorised", which has the same as ours.
+Ours steps Gymnasium's vectorised CartPole, and a single one alone. Peers step single environments, as they do by
+default, but for "SB3, vectorised", which has the same as ours.
 """
 
 from __future__ import annotations
