@@ -1,6 +1,6 @@
 """Environment steps per second while training on CartPole, ours and its peers', in one go.
 
-    python benchmarks/train_speed.py                             # all rows, three repeats: an hour or two
+    python benchmarks/train_speed.py                             # all rows, three repeats: three quarters of an hour
     python benchmarks/train_speed.py --only "A2C, 64"            # rows whose name has this in it (or the next text)
     python benchmarks/train_speed.py --only floor rlloss --repeats 1
     python benchmarks/train_speed.py --cold                      # ours compiles without what it compiled before
