@@ -181,7 +181,7 @@ class RolloutRounds(_Rounds):
         choose: From observations ``(N, ...)`` and random numbers to actions.
         draw: Fills a tensor ``(length, N, *noise_shape)`` with the random numbers of a round, in one call.
         noise_shape: Random numbers of one action.
-        compute_loss: From :class:`Steps` ``(length, N, ...)`` to the loss and scalars to log.
+        compute_loss: From :class:`Steps` ``(length, N, ...)`` to what a learner's ``compute_loss`` returns.
         length: Steps of each environment in a round, T.
     """
 
@@ -328,7 +328,7 @@ class ReplayRounds(_Rounds):
         learner: What learns; its step has to be pure.
         losses: The modules that ``compute_loss`` computes with, beside the learner's and the target network.
         choose: From observations ``(N, ...)`` and random actions, -1 where there is none, to actions.
-        compute_loss: From the target network's parameters and a batch to the loss and scalars to log.
+        compute_loss: From the target network's parameters and a batch to what a learner's ``compute_loss`` returns.
         replay: What to draw from, uniformly and single transitions.
         target: The target network's parameters.
         discount: gamma, in [0, 1].

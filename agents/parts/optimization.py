@@ -6,7 +6,6 @@ Compiled, a whole gradient step is one graph: loss, gradient, clipping and optim
 from __future__ import annotations
 
 import inspect
-import re
 import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -133,20 +132,13 @@ def _as_if_compiling() -> Iterator[None]:
         torch.compiler._is_compiling_flag = before
 
 
-# An agent's layout of transitions, which is settled once it is built.
-_SETTLED = re.compile(r"__self__\.(replay\.)?layout\b")
-
-
 def _guards_that_can_fail(guards: Sequence[Any]) -> list[bool]:
     """Which guards of a graph to look at before each call.
 
     Of five hundred half are of what does not change while a program runs: functions, classes and constants of modules,
     and that modules have no hooks. Without them a small gradient step takes a tenth less.
     """
-    return [
-        not guard.is_global and guard.guard_type != "EMPTY_NN_MODULE_HOOKS_DICT" and _SETTLED.search(guard.name) is None
-        for guard in guards
-    ]
+    return [not guard.is_global and guard.guard_type != "EMPTY_NN_MODULE_HOOKS_DICT" for guard in guards]
 
 
 def compile_graph(function: Callable[..., Any], device: torch.device) -> Callable[..., Any]:
