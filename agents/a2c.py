@@ -313,6 +313,7 @@ class A2C(Agent):
             compiled=self.compiled,
             learning_rate_end=self.learning_rate_end,
             learning_rate_steps=self.learning_rate_steps,
+            made_of=self.arguments,
         )
         self.rounds: RolloutRounds | None = None
         self.beside = Overlap()
@@ -532,13 +533,15 @@ class A2C(Agent):
             advantage = upgo_returns(reward, discount, next_value, truncated=truncated) - value
         return advantage, target
 
-    def _loss_and_mask(self, batch: PolicyBatch) -> tuple[Tensor, Metrics, Tensor | None]:
+    def _loss_and_mask(self, *fields: Any) -> tuple[Tensor, Metrics, Tensor | None]:
+        """From the fields of a :class:`PolicyBatch`."""
+        batch = PolicyBatch(*fields)
         return *self.compute_loss(batch), batch.mask
 
     def _loss_of_rollout(
         self, rows: Tensor, old_log_prob: Tensor | None = None
     ) -> tuple[Tensor, Metrics, Tensor | None]:
-        return self._loss_and_mask(self._prepare(rows, old_log_prob))
+        return self._loss_and_mask(*self._prepare(rows, old_log_prob))
 
     def update(self) -> list[Tensor]:
         """Learn from the rollout once it is full; where that goes on beside the acting, from the last one's results."""
@@ -579,7 +582,7 @@ class A2C(Agent):
             for epoch, order in enumerate(orders):
                 if epoch > 0 and follows_policy:
                     batch = self._prepare(rows, batch.old_log_prob)
-                metrics += [self.learner.step(part) for part in self._split(batch, order)]
+                metrics += [self.learner.step(*part) for part in self._split(batch, order)]
         self._see_observations(rows)
         return metrics
 
@@ -628,7 +631,7 @@ class A2C(Agent):
                 choose=lambda observation, noise: self.policy.choose(self.policy(observation), noise),
                 draw=self._fill_noise,
                 noise_shape=self.policy.noise_shape,
-                compute_loss=lambda steps: self._loss_and_mask(self._prepare_steps(steps)),
+                compute_loss=lambda steps: self._loss_and_mask(*self._prepare_steps(steps)),
                 length=self.rollout_length,
             )
         if self.updates > 0 and not self.rounds.prepare():

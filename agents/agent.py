@@ -7,6 +7,7 @@ Gymnasium nothing but device environments (:meth:`Agent.play_on_device`), whose 
 
 from __future__ import annotations
 
+import inspect
 from abc import ABC, abstractmethod
 from typing import Any, NamedTuple, Self, TypeAlias
 
@@ -77,6 +78,7 @@ class Agent(ABC):
         Raises:
             ValueError: Spaces that the agent cannot handle.
         """
+        self._names = list(inspect.signature(type(self)).parameters)
         self.spec = spec
         self.device = torch.device(device)
         self.compiled = compiled
@@ -89,6 +91,10 @@ class Agent(ABC):
             torch.manual_seed(seed)
             self._build()
         return self
+
+    def arguments(self) -> tuple[Any, ...]:
+        """What the constructor was given, as it is now."""
+        return tuple([getattr(self, name) for name in self._names])
 
     @abstractmethod
     def _build(self) -> None:

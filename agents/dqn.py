@@ -212,6 +212,7 @@ class DQN(Agent):
             learning_rate_end=self.learning_rate_end,
             learning_rate_steps=self.learning_rate_steps,
             after_step=self._update_target if self.target_update_every == 1 else None,
+            made_of=self.arguments,
         )
         heads = [] if self.dueling else [self.network.advantage]
         self.first_layers = chain([*self.network.encoder, *heads])
@@ -365,12 +366,12 @@ class DQN(Agent):
             drawn = (replay.draw(self.own_batch_size, self.window, self.generator),)
         noise = self._draw_noise(3) if self.noisy else None
         if self.starts_eagerly and self.rounds is None:  # a graph of its own would serve for these few
-            metrics = self.learner.first_step(self._loss_at, *drawn)
+            metrics = self.learner.eager_step(self._loss_at, *drawn)
         else:
             metrics = self.learner.step(*drawn, noise)
         self.updates += 1
         if self.target_update_every > 1 and self.updates % self.target_update_every == 0:
-            self._update_target()
+            self._update_target(torch.cat([p.reshape(-1) for p in self.network.parameters()]))
         return metrics
 
     @property
@@ -407,7 +408,7 @@ class DQN(Agent):
             return torch.where(random < 0, self.loss.q_values(self.network(observation)).argmax(-1), random)
 
         def compute_loss(target: Tensor, batch: Batch) -> tuple[Tensor, Metrics, None]:
-            return *call_with(target, self.target_network, self.compute_loss, batch), None
+            return *call_with([target], self.target_network, self.compute_loss, batch), None
 
         return ReplayRounds(
             env,
@@ -447,9 +448,7 @@ class DQN(Agent):
         return due, rates, target_rates
 
     @torch.no_grad()
-    def _update_target(self) -> None:
-        flat = self.learner.flat
-        online = torch.cat([p.reshape(-1) for p in self.network.parameters()]) if flat is None else flat
+    def _update_target(self, online: Tensor) -> None:
         self.target_parameters.lerp_(online, self.target_update_rate)
 
     def count_updates(self, steps: int, num_envs: int) -> int:

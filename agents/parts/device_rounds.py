@@ -15,13 +15,11 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch._functorch.compile_utils import fx_graph_cse
 from torch._higher_order_ops import scan, while_loop
-from torch.fx import GraphModule
-from torch.fx.experimental.proxy_tensor import make_fx
 
 from agents.parts.device_envs import DeviceVectorEnv, Episodes, Finished, advance
-from agents.parts.optimization import ComputeLoss, Learner, call_with, compile_graph
+from agents.parts.graphs import compile_function, trace
+from agents.parts.optimization import ComputeLoss, Learner, call_with
 from agents.parts.replay import Batch, Replay
 from agents.parts.spaces import Box, EnvSpec, Space
 from agents.parts.transition import Transitions
@@ -151,7 +149,7 @@ class _Rounds(ABC):
         """Act once: where the episodes stand then, the fields of :class:`Steps`, and episodes' lengths and returns."""
         env, dtype = self.env, self._observation_dtype()
         observation = env.rules.observe(state).to(dtype)
-        action = call_with(flat, self.learner.module, self._choose, observation, noise)
+        action = call_with([flat], self.learner.module, self._choose, observation, noise)
         taken = to_environment(action, self._spec.action, env.single_action_space.shape or ())
         before = Episodes(state, length, episode_return)
         episodes, outcome = advance(env.rules, before, taken, uniform, env.max_episode_steps)
@@ -217,7 +215,7 @@ class RolloutRounds(_Rounds):
                 self.env.episodes = Episodes(*result[:3])
                 rows.append(result[3:])
             fields = [torch.stack(column) for column in zip(*rows, strict=True)]
-        row = self.learner.first_step(self._compute_loss, Steps(*fields[:6]))
+        row = self.learner.eager_step(self._compute_loss, Steps(*fields[:6]))
         return row.unsqueeze(0), Finished(*(x.unsqueeze(0) for x in _finished(fields)))
 
     def run(self, rates: Sequence[float]) -> tuple[Tensor, Finished]:
@@ -263,7 +261,7 @@ class RolloutRounds(_Rounds):
 
     def _compile(self) -> Callable[..., Any]:
         state, episodes = self.learner.state(), list(self.env.episodes)
-        step = _trace(self._step, state[0], *episodes, self._noise[0, 0], self._uniform[0, 0])
+        step = trace(self._step, state[0], *episodes, self._noise[0, 0], self._uniform[0, 0])
         with torch.no_grad():
             example = step(state[0], *episodes, self._noise[0, 0], self._uniform[0, 0])[3:9]
         batch = [x.expand(self.length, *x.shape).clone() for x in example]
@@ -275,7 +273,7 @@ class RolloutRounds(_Rounds):
             return [*changed, row]
 
         rate = torch.zeros((), device=self.env.device)
-        update = _trace(learn, *state, rate, *batch)
+        update = trace(learn, *state, rate, *batch)
         row_length = len(update(*state, rate, *batch)[-1])
 
         def one_round(carry: list[Tensor], noise: Tensor, uniform: Tensor, rate: Tensor) -> list[Tensor]:
@@ -314,7 +312,7 @@ class RolloutRounds(_Rounds):
             _, *end = _loop(lambda k, *_: k < count_, body, carry)
             return end[:count], end[count:-4], *end[-4:]
 
-        return compile_graph(rounds, self.env.device)
+        return compile_function(rounds, self.env.device)
 
 
 class ReplayRounds(_Rounds):
@@ -437,7 +435,7 @@ class ReplayRounds(_Rounds):
 
     def _compile(self) -> Callable[..., Any]:
         state, episodes = self.learner.state(), list(self.env.episodes)
-        step = _trace(self._step, state[0], *episodes, self.random[0], self._uniform[0])
+        step = trace(self._step, state[0], *episodes, self.random[0], self._uniform[0])
         with torch.no_grad():
             example = step(state[0], *episodes, self.random[0], self._uniform[0])[3:]
         kept = [x.expand(self.most, *x.shape).clone() for x in example]
@@ -457,7 +455,7 @@ class ReplayRounds(_Rounds):
         rate, target_rate = torch.zeros(2, device=self.env.device).unbind()
         read = (self.index[0], self._count(0), self._count(0), self._replay.rows.flatten(0, 1), *kept[:5])
         examples = (*state, self._target, rate, target_rate, *read)
-        update = _trace(learn, *examples)
+        update = trace(learn, *examples)
         metrics = torch.zeros(self.most_updates, len(update(*examples)[-1]), device=self.env.device)
 
         def rounds(
@@ -498,7 +496,7 @@ class ReplayRounds(_Rounds):
             _, _, table, *end = _loop(lambda k, *_: k < number, one_round, carry)
             return end[:count], end[count], end[count + 1 : count + 4], end[count + 4 :], table
 
-        return compile_graph(rounds, self.env.device)
+        return compile_function(rounds, self.env.device)
 
 
 _loop: Callable[..., Any] = while_loop  # which has no types
@@ -507,15 +505,3 @@ _loop: Callable[..., Any] = while_loop  # which has no types
 def _finished(fields: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
     """From what :meth:`_Rounds._step` returns after the episodes."""
     return fields[4] | fields[5], fields[7], fields[6]
-
-
-def _trace(function: Callable[..., Any], *examples: Tensor) -> GraphModule:
-    """A function of tensors as a graph of tensor operations, gradients included, that changes nothing in place.
-
-    What is computed twice, such as the values of the same states with and without gradient, is computed once.
-    """
-    plain = make_fx(lambda *x: function(*x))(*examples)  # which a method is not taken for
-    traced = make_fx(torch.func.functionalize(lambda *x: plain(*x)))(*examples)
-    graph = fx_graph_cse(traced.graph)
-    graph.eliminate_dead_code()
-    return GraphModule(traced, graph)

@@ -9,16 +9,16 @@ import inspect
 import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
-from torch._dynamo.exc import FailOnRecompileLimitHit, TorchDynamoException
 from torch.overrides import TorchFunctionMode
 
 from agents.parts.exploration import linear_schedule
+from agents.parts.graphs import CannotCompile, Compiled
 from rlloss.core.distributed import process_count, sum_over_processes
 
 # These update every element by itself, so one flat tensor of all parameters gives the same numbers as many small
@@ -40,10 +40,10 @@ ComputeLoss: TypeAlias = Callable[..., tuple[Tensor, dict[str, Tensor], Tensor |
 
 def make_optimizer(
     owner: str,
-    parameters: list[nn.Parameter],
     name: str,
     learning_rate: float,
     arguments: Mapping[str, Any],
+    parameters: list[nn.Parameter],
     *,
     in_graph: bool = False,
 ) -> torch.optim.Optimizer:
@@ -51,10 +51,10 @@ def make_optimizer(
 
     Args:
         owner: Who asks, for errors.
-        parameters: What it updates.
         name: Name in torch.optim, ``"Adam"`` for instance.
         learning_rate: Step size.
         arguments: The optimiser's other arguments by name.
+        parameters: What it updates.
         in_graph: Whether its step is part of a compiled graph, which makes kernels of its own.
 
     Raises:
@@ -91,7 +91,7 @@ def _refusals(owner: str, name: str) -> Iterator[None]:
 def check_optimizer(owner: str, name: str, learning_rate: float, arguments: Mapping[str, Any]) -> None:
     """Raise a ValueError where :func:`make_optimizer` would, or where the optimiser cannot take a step."""
     parameter = nn.Parameter(torch.zeros(2, 2))
-    optimizer = make_optimizer(owner, [parameter], name, learning_rate, arguments)
+    optimizer = make_optimizer(owner, name, learning_rate, arguments, [parameter])
     parameter.grad = torch.zeros_like(parameter)
     with _refusals(owner, name):
         optimizer.step()
@@ -132,45 +132,23 @@ def _as_if_compiling() -> Iterator[None]:
         torch.compiler._is_compiling_flag = before
 
 
-def _guards_that_can_fail(guards: Sequence[Any]) -> list[bool]:
-    """Which guards of a graph to look at before each call.
+def call_with(values: list[Tensor], module: nn.Module, function: Callable[..., Any], *arguments: Any) -> Any:
+    """Call a function that computes with a module whose parameters have other values for that time.
 
-    Of five hundred half are of what does not change while a program runs: functions, classes and constants of modules,
-    and that modules have no hooks. Without them a small gradient step takes a tenth less.
+    Args:
+        values: The parameters one by one, or one flat tensor of all.
+        module: The module.
+        function: What to call.
+        arguments: Its arguments.
     """
-    return [not guard.is_global and guard.guard_type != "EMPTY_NN_MODULE_HOOKS_DICT" for guard in guards]
-
-
-def compile_graph(function: Callable[..., Any], device: torch.device) -> Callable[..., Any]:
-    """Make a function one graph, or fail; each call of this makes a graph of its own."""
-    # Without this setting torch.compile stops at autograd.grad, and loss and gradient become two graphs.
-    torch._dynamo.config.trace_autograd_ops = True
-    # On a CPU half of a small graph's time is the Python that launches its kernels; in C++ it is a quarter less.
-    # A tanh out of one exponential is right to 1e-7, not to the last bit, and makes A2C in 1,024 device environments a
-    # third faster.
-    options: dict[str, Any] = {"cpp_wrapper": True, "cpp.use_decompose_tanh": True} if device.type == "cpu" else {}
-    # torch keeps no graph with a loop in its cache unless asked to: a start of rounds on the device from 9 s to 3.5 s.
-    loops = ("while_loop", "scan")
-    options["unsafe_marked_cacheable_functions"] = {
-        f"torch.ops.higher_order.{name}": torch.__version__ for name in loops
-    }
-    options["guard_filter_fn"] = _guards_that_can_fail
-    # torch gives up where one function has more than eight graphs, unless they are apart.
-    compiled: Callable[..., Any] = torch.compile(  # type: ignore[call-overload]  # which lacks the newest argument
-        function, fullgraph=True, dynamic=False, isolate_recompiles=True, options=options
-    )
-    return compiled
-
-
-def call_with(flat: Tensor, module: nn.Module, function: Callable[..., Any], *arguments: Any) -> Any:
-    """Call a function that computes with a module whose parameters are taken out of ``flat`` for that time."""
     named = dict(module.named_parameters())
-    parts = torch.split(flat, [parameter.numel() for parameter in named.values()])
-    values = {
-        f"module.{name}": part.view(parameter.shape)
-        for part, (name, parameter) in zip(parts, named.items(), strict=True)
+    if len(values) == 1:
+        values = list(torch.split(values[0].flatten(), [parameter.numel() for parameter in named.values()]))
+    parameters = {
+        f"module.{name}": value.view(parameter.shape)
+        for value, (name, parameter) in zip(values, named.items(), strict=True)
     }
-    return torch.func.functional_call(_Bound(module, function), values, arguments)
+    return torch.func.functional_call(_Bound(module, function), parameters, arguments)
 
 
 def _average_over_processes(
@@ -228,7 +206,9 @@ class Learner:
             outside where it cannot be compiled, or was asked to be fused.)
         learning_rate_end: Step size in the end; None for one that stays.
         learning_rate_steps: Steps from the one to the other, in whatever :meth:`schedule` counts.
-        after_step: What belongs to a step and comes after the optimiser's.
+        after_step: What belongs to a step and comes after the optimiser's, with all parameters in one flat tensor.
+        made_of: Gives what ``compute_loss`` computes with beside tensors and the module. Compiled, the step sees a
+            change of it, as it does of the optimiser's arguments, and of nothing else.
     """
 
     def __init__(
@@ -244,15 +224,16 @@ class Learner:
         compiled: bool,
         learning_rate_end: float | None = None,
         learning_rate_steps: int = 0,
-        after_step: Callable[[], None] | None = None,
+        after_step: Callable[[Tensor], None] | None = None,
+        made_of: Callable[[], Sequence[Any]] = tuple,
     ) -> None:
         self.parameters = list(module.parameters())
         self.module = module
         self.flat = flatten_parameters(module) if optimizer in _ELEMENTWISE else None
         self._updated = self.parameters if self.flat is None else [self.flat]
-        self._make_optimizer = partial(make_optimizer, owner, self._updated, optimizer, learning_rate, optimizer_args)
-        in_graph = compiled and optimizer not in _UNCOMPILABLE and not optimizer_args.get("fused")
-        self.optimizer = self._make_optimizer(in_graph=in_graph)
+        self._make_optimizer = partial(make_optimizer, owner, optimizer, learning_rate, optimizer_args)
+        self._in_graph = compiled and optimizer not in _UNCOMPILABLE and not optimizer_args.get("fused")
+        self.optimizer = self._make_optimizer(self._updated, in_graph=self._in_graph)
         self._scheduled = learning_rate_end is not None
         end = learning_rate if learning_rate_end is None else learning_rate_end
         self.learning_rate_at = partial(linear_schedule, float(learning_rate), float(end), learning_rate_steps)
@@ -261,103 +242,154 @@ class Learner:
         self._owner = owner
         self._compute_loss = compute_loss
         self._after_step = after_step
+        self._made_of = made_of
         self._max_grad_norm = max_grad_norm
-        self._gradient = self._compute_gradient
-        self._whole_step: Callable[..., Tensor] | None = None
-        if in_graph:
-            for parameter in self._updated:
-                parameter.grad = torch.zeros_like(parameter)
+        self._keeps_state = True
+        if self._in_graph:
             if self._scheduled:  # a graph is made anew for every other number, but not for a tensor that changes
                 for group in self.optimizer.param_groups:
                     group["lr"] = torch.tensor(group["lr"], device=self._updated[0].device)
-            self._optimizer_step = inspect.unwrap(type(self.optimizer).step)  # without the hooks that end a graph
-            self._whole_step = compile_graph(self._compute_step, self.parameters[0].device)
-        elif compiled:
-            self._gradient = compile_graph(self._compute_gradient, self.parameters[0].device)
+            self._keeps_state = self._does_keep_state()
+        self._compiled = self._compile() if compiled else None
 
-    def _compute_gradient(self, *batch: Any) -> tuple[list[Tensor], Tensor]:
-        """The clipped gradient of what is updated, and the scalars to log, its norm before clipping last."""
-        loss, metrics, mask = self._compute_loss(*batch)
-        gradients = torch.autograd.grad(loss, self.parameters, allow_unused=True, materialize_grads=True)
-        flat = torch.cat([gradient.reshape(-1) for gradient in gradients])
-        if process_count() > 1:
-            flat, metrics = _average_over_processes(flat, metrics, mask)
-        flat, row = self._clip(flat, metrics)
-        if self.flat is not None:
-            return [flat], row
-        parts = torch.split(flat, [parameter.numel() for parameter in self.parameters])
-        return [part.view_as(p) for part, p in zip(parts, self.parameters, strict=True)], row
+    def _compile(self) -> Compiled:
+        function = self._whole_step if self._in_graph else self._only_gradient
+        return Compiled(function, self._ingredients, self._updated[0].device)
 
-    def _clip(self, gradient: Tensor, metrics: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-        norm = torch.linalg.vector_norm(gradient)
-        if self._max_grad_norm is not None:
-            gradient = gradient * (self._max_grad_norm / (norm + 1e-6)).clamp(max=1.0)
-        return gradient, torch.stack([*metrics.values(), norm])
+    def _ingredients(self) -> list[Any]:
+        """What a graph is made of."""
+        return [*self._made_of(), self._max_grad_norm, self.optimizer.param_groups, self.optimizer.state]
 
-    def _compute_step(self, *batch: Any) -> Tensor:
-        """A gradient step as one graph: it writes to the gradients that are there, where a new one would break it."""
-        gradients, row = self._compute_gradient(*batch)
-        with torch.no_grad():
-            for parameter, gradient in zip(self._updated, gradients, strict=True):
-                assert parameter.grad is not None
-                parameter.grad.copy_(gradient)
-            self._optimizer_step(self.optimizer)
-        if self._after_step is not None:
-            self._after_step()
-        return row
+    def _does_keep_state(self) -> bool:
+        """Whether the optimiser keeps anything at all, which it makes in its first step."""
+        parameter = nn.Parameter(torch.zeros(2, 2, device=self._updated[0].device))
+        parameter.grad = torch.zeros_like(parameter)
+        optimizer = self._make_optimizer([parameter], in_graph=True)
+        with _as_if_compiling():
+            optimizer.step()
+        return any(optimizer.state.values())
+
+    @property
+    def is_one_graph(self) -> bool:
+        """Whether all of a step is one graph."""
+        return self._compiled is not None and self._in_graph
 
     @property
     def can_be_pure(self) -> bool:
-        """Whether :meth:`pure_step` exists: all of a step is one graph, of one flat tensor of parameters."""
-        return self._whole_step is not None and self.flat is not None
+        """Whether :meth:`pure_step` is for this learner: all of a step is one graph, of one flat tensor."""
+        return self.is_one_graph and self.flat is not None
 
     def state(self) -> list[Tensor]:
         """What a gradient step changes, live: parameters, and the optimiser's state, which is empty at first."""
-        assert self.flat is not None
-        return [self.flat.data, *(x for x in self.optimizer.state[self.flat].values() if isinstance(x, Tensor))]
+        states = [self.optimizer.state.get(parameter, {}) for parameter in self._updated]
+        return [*(p.data for p in self._updated), *(x for own in states for x in own.values() if isinstance(x, Tensor))]
+
+    def _finish(
+        self, gradients: Sequence[Tensor], metrics: Mapping[str, Tensor], mask: Tensor | None
+    ) -> tuple[list[Tensor], Tensor]:
+        """From a loss's gradients to clipped ones of what is updated, and a row of scalars, the norm before it last."""
+        gradient = torch.cat([gradient.reshape(-1) for gradient in gradients])
+        if process_count() > 1:
+            gradient, metrics = _average_over_processes(gradient, metrics, mask)
+        norm = torch.linalg.vector_norm(gradient)
+        if self._max_grad_norm is not None:
+            gradient = gradient * (self._max_grad_norm / (norm + 1e-6)).clamp(max=1.0)
+        row = torch.stack([*metrics.values(), norm])
+        parts = torch.split(gradient, [parameter.numel() for parameter in self._updated])
+        return [part.view_as(parameter) for part, parameter in zip(parts, self._updated, strict=True)], row
+
+    def pure_gradient(
+        self, values: list[Tensor], compute_loss: ComputeLoss, *batch: Any
+    ) -> tuple[list[Tensor], Tensor]:
+        """Clipped gradients where what is updated has these values, and the scalars to log."""
+        values = [value.detach().requires_grad_() for value in values]
+        loss, metrics, mask = call_with(values, self.module, compute_loss, *batch)
+        gradients = torch.autograd.grad(loss, values, allow_unused=True, materialize_grads=True)
+        return self._finish(gradients, metrics, mask)
 
     def pure_step(
-        self,
-        state: list[Tensor],
-        rate: Tensor,
-        compute_loss: ComputeLoss,
-        *batch: Any,
+        self, state: list[Tensor], rate: Tensor | None, compute_loss: ComputeLoss, *batch: Any
     ) -> tuple[list[Tensor], Tensor]:
         """A gradient step that changes nothing: from :meth:`state` to what it is after it, and the scalars to log.
 
         Args:
             state: As :meth:`state` has it, after the first step.
-            rate: The learning rate, where it follows a schedule.
+            rate: The learning rate, where it follows a schedule; None for the present one.
             compute_loss: From ``batch`` to a loss and scalars to log, and what nobody asks for here.
-            batch: Tensors.
+            batch: Its arguments.
         """
-        assert self.flat is not None
-        flat, *rest = (tensor.clone() for tensor in state)
-        flat.requires_grad_()
-        loss, metrics, _ = call_with(flat, self.module, compute_loss, *batch)
-        flat.grad, row = self._clip(torch.autograd.grad(loss, flat)[0], metrics)
+        count = len(self._updated)
+        gradients, row = self.pure_gradient(state[:count], compute_loss, *batch)
+        values = [value.clone() for value in state[:count]]
+        rest = iter([tensor.clone() for tensor in state[count:]])
         # The optimiser's own code on tensors that are not its own.
-        values = iter(rest)
-        own = self.optimizer.state[self.flat]
-        copy = object.__new__(type(self.optimizer))
-        copy.__dict__.update(self.optimizer.__dict__)
-        given = {name: next(values) if isinstance(x, Tensor) else x for name, x in own.items()}
-        copy.state = defaultdict(dict, {flat: given})
-        copy.param_groups = [{**group, "params": [flat]} for group in self.optimizer.param_groups]
-        if self._scheduled:
-            copy.param_groups[0]["lr"] = rate
+        optimizer = object.__new__(type(self.optimizer))
+        optimizer.__dict__.update(self.optimizer.__dict__)
+        optimizer.state = defaultdict(dict)
+        for parameter, value, gradient in zip(self._updated, values, gradients, strict=True):
+            value.grad = gradient
+            own = self.optimizer.state.get(parameter, {})
+            optimizer.state[value] = {name: next(rest) if isinstance(x, Tensor) else x for name, x in own.items()}
+        optimizer.param_groups = [{**group, "params": values} for group in self.optimizer.param_groups]
+        if self._scheduled and rate is not None:
+            optimizer.param_groups[0]["lr"] = rate
         with torch.no_grad(), _as_if_compiling(), _TensorsAsFactors():
-            self._optimizer_step(copy)
-        return [flat.detach(), *(x for x in copy.state[flat].values() if isinstance(x, Tensor))], row
+            inspect.unwrap(type(optimizer).step)(optimizer)  # without the hooks around it
+        states = [optimizer.state[value] for value in values]
+        return [*values, *(x for own in states for x in own.values() if isinstance(x, Tensor))], row
 
-    def first_step(self, compute_loss: ComputeLoss, *batch: Any) -> Tensor:
-        """As :meth:`step`, of another form of the loss and without the compiler: the optimiser has a state then."""
-        own, self._compute_loss = self._compute_loss, compute_loss
+    def _whole_step(self, *batch: Any) -> list[Tensor]:
+        """A gradient step as a function of ``batch`` that writes where the state is."""
+        state = self.state()
+        changed, row = self.pure_step(state, None, self._compute_loss, *batch)
+        with torch.no_grad():
+            self._call_after_step(changed[: len(self._updated)])
+            for live, value in zip(state, changed, strict=True):
+                live.copy_(value)
+        return [row]
+
+    def _only_gradient(self, *batch: Any) -> list[Tensor]:
+        gradients, row = self.pure_gradient([p.data for p in self._updated], self._compute_loss, *batch)
+        return [*gradients, row]
+
+    def _call_after_step(self, updated: Sequence[Tensor]) -> None:
+        if self._after_step is not None:
+            self._after_step(torch.cat([value.detach().reshape(-1) for value in updated]))
+
+    def step(self, *batch: Any) -> Tensor:
+        """Update the parameters along the loss's gradient.
+
+        Args:
+            batch: Arguments of ``compute_loss``: tensors, or None.
+
+        Returns:
+            The scalars that ``compute_loss`` returned, in its order, and the gradient's norm before clipping.
+        """
+        if self._compiled is None or (self._keeps_state and not self.optimizer.state):
+            return self.eager_step(self._compute_loss, *batch)
         try:
-            with _as_if_compiling():
-                return self._compute_step(*batch)
-        finally:
-            self._compute_loss = own
+            *gradients, row = self._compiled(*batch)
+        except CannotCompile as error:
+            self._go_on_eagerly(error)
+            return self.step(*batch)
+        if not self._in_graph:
+            self._apply(gradients)
+        return row
+
+    def eager_step(self, compute_loss: ComputeLoss, *batch: Any) -> Tensor:
+        """As :meth:`step`, of any form of the loss and without the compiler: the optimiser has a state then."""
+        loss, metrics, mask = compute_loss(*batch)
+        raw = torch.autograd.grad(loss, self.parameters, allow_unused=True, materialize_grads=True)
+        gradients, row = self._finish(raw, metrics, mask)
+        self._apply(gradients)
+        return row
+
+    def _apply(self, gradients: Sequence[Tensor]) -> None:
+        for parameter, gradient in zip(self._updated, gradients, strict=True):
+            parameter.grad = gradient
+        with _as_if_compiling() if self._in_graph else nullcontext():
+            self.optimizer.step()
+        self._call_after_step(self._updated)
 
     def schedule(self, steps: int) -> None:
         """Set the learning rate after so many steps, where it has an end to go to."""
@@ -372,36 +404,12 @@ class Learner:
             else:
                 group["lr"] = rate
 
-    def step(self, *batch: Any) -> Tensor:
-        """Update the parameters along the loss's gradient.
-
-        Args:
-            batch: Arguments of ``compute_loss``.
-
-        Returns:
-            The scalars that ``compute_loss`` returned, in its order, and the gradient's norm before clipping.
-        """
-        try:
-            if self._whole_step is not None:
-                return self._whole_step(*batch)
-            gradients, row = self._gradient(*batch)
-        except (TorchDynamoException, FailOnRecompileLimitHit) as error:
-            self._go_on_eagerly(error)
-            return self.step(*batch)
-        for parameter, gradient in zip(self._updated, gradients, strict=True):
-            parameter.grad = gradient
-        self.optimizer.step()
-        if self._after_step is not None:
-            self._after_step()
-        return row
-
     def _go_on_eagerly(self, error: Exception) -> None:
         """Do without the compiler, which fails before anything is updated."""
-        reason = str(error).strip().splitlines()[0]
-        warnings.warn(f"{self._owner}: a gradient step cannot be compiled, goes on without: {reason}", stacklevel=3)
-        self._whole_step, self._gradient = None, self._compute_gradient
+        warnings.warn(f"{self._owner}: a gradient step cannot be compiled, goes on without: {error}", stacklevel=3)
+        self._compiled, self._in_graph = None, False
         state = self.state_dict()
-        self.optimizer = self._make_optimizer()
+        self.optimizer = self._make_optimizer(self._updated)
         self.load_state_dict(state)
         self.schedule(self._steps)
 
@@ -417,3 +425,5 @@ class Learner:
         loaded = [saved | mine for saved, mine in zip(state["param_groups"], own, strict=True)]
         self.optimizer.load_state_dict({**state, "param_groups": loaded})
         self._learning_rate = None
+        if self._compiled is not None:
+            self._compiled = self._compile()  # of the tensors that are now the state

@@ -64,9 +64,11 @@ def sum_over_processes(constant: Tensor) -> Tensor:
     """The sum of a constant over all processes."""
     if process_count() == 1:
         return constant
-    total = constant.detach().clone()
-    dist.all_reduce(total)
-    return total
+    assert dist.group.WORLD is not None
+    # What ``dist.all_reduce`` becomes in a graph, which can hold nothing that changes its argument.
+    total = torch.ops._c10d_functional.all_reduce(constant.detach(), "sum", dist.group.WORLD.group_name)
+    result: Tensor = torch.ops._c10d_functional.wait_tensor(total)
+    return result
 
 
 def mean_over_processes(constant: Tensor) -> Tensor:

@@ -73,7 +73,7 @@ def test_dqn(agent: DQN, observation: Space, reset_steps: bool) -> None:
         learn(agent, agent.network, agent._loss_by_priority, uniform, agent.exponent, noise)
     else:
         learn(agent, agent.network, agent._loss_at, index)
-    agent._update_target()
+    agent._update_target(agent.target_parameters)
 
 
 @pytest.mark.parametrize("observation", OBSERVATIONS, ids=["vector", "discrete", "image"])
@@ -111,7 +111,7 @@ def test_a2c(agent: A2C, observation: Space, action: Space, reset_steps: bool) -
     agent.cut()
     rows = agent.rollout.read()
     learn(agent, agent.network, agent._loss_of_rollout, rows)
-    learn(agent, agent.network, agent._loss_and_mask, agent._prepare(rows))
+    learn(agent, agent.network, agent._loss_and_mask, *agent._prepare(rows))
 
 
 @pytest.mark.parametrize("reset_steps", [False, True])

@@ -1,0 +1,242 @@
+"""Functions of tensors as graphs, gradients and optimisers included, and graphs as compiled code."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from itertools import chain
+from operator import is_
+from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
+from typing import Any, TypeAlias
+
+import torch
+import torch._inductor
+from torch import Tensor
+from torch._functorch.compile_utils import fx_graph_cse
+from torch.fx import GraphModule, Node
+from torch.fx.experimental.proxy_tensor import make_fx
+
+# A function whose graph has to be made anew more often is one that changes again and again.
+_MOST_GRAPHS = 8
+_NUMBERS = (bool, int, float, str)
+# What is looked at as a whole: what it holds does not change, or is an input of the graph.
+_WHOLE = (*_NUMBERS, type(None), type, Tensor, FunctionType, BuiltinFunctionType, MethodType, ModuleType)
+
+# How to trace without data; of what is found elsewhere too.
+_WITHOUT_DATA: dict[str, Any] = {"tracing_mode": "fake", "_allow_non_fake_inputs": True}
+
+Shapes: TypeAlias = tuple[torch.Size | None, ...]
+
+
+class CannotCompile(Exception):
+    """A function is no graph; nothing was changed."""
+
+
+def compile_function(function: Callable[..., Any], device: torch.device) -> Callable[..., Any]:
+    """Make a function with loops of torch in it one graph, or fail; each call of this makes a graph of its own."""
+    # torch keeps no graph with a loop in its cache unless asked to: a start of rounds on the device from 9 s to 3.5 s.
+    loops = ("while_loop", "scan")
+    options = _options(device)
+    options["unsafe_marked_cacheable_functions"] = {
+        f"torch.ops.higher_order.{name}": torch.__version__ for name in loops
+    }
+    # torch gives up where one function has more than eight graphs, unless they are apart.
+    compiled: Callable[..., Any] = torch.compile(  # type: ignore[call-overload]  # which lacks the newest argument
+        function, fullgraph=True, dynamic=False, isolate_recompiles=True, options=options
+    )
+    return compiled
+
+
+def _options(device: torch.device) -> dict[str, Any]:
+    # On a CPU half of a small graph's time is the Python that launches its kernels; in C++ it is a quarter less.
+    # A tanh out of one exponential is right to 1e-7, not to the last bit, and makes A2C in 1,024 device environments a
+    # third faster.
+    return {"cpp_wrapper": True, "cpp.use_decompose_tanh": True} if device.type == "cpu" else {}
+
+
+def trace(function: Callable[..., Any], *examples: Tensor, without_data: bool = False) -> GraphModule:
+    """A function of tensors as a graph of tensor operations, gradients included, that changes nothing but arguments.
+
+    What is computed twice, such as the values of the same states with and without gradient, is computed once.
+
+    Args:
+        function: The function.
+        examples: Arguments.
+        without_data: Whether only the arguments' shapes are known while it is traced, so that nothing is computed.
+    """
+    options = _WITHOUT_DATA if without_data else {}
+    plain = make_fx(lambda *x: function(*x), **options)(*examples)  # which a method is not taken for
+    traced = make_fx(torch.func.functionalize(lambda *x: plain(*x)), **options)(*examples)
+    graph = fx_graph_cse(traced.graph)
+    graph.eliminate_dead_code()
+    return GraphModule(traced, graph)
+
+
+class Compiled:
+    """A function as compiled graphs, one for each shapes of its arguments, made when they are first seen.
+
+    Tensors that the function finds elsewhere, in modules for instance, are inputs of the graph, and what it writes to
+    them is written. Everything else that it finds is part of the graph, which therefore has to be told when it changes.
+    Unlike ``torch.compile`` this looks at nothing but shapes and what it is told to look at before each call, and at
+    little around it: a small gradient step takes two thirds of the time.
+
+    Args:
+        function: Takes tensors and None and returns tensors. It may not ask for values.
+        made_of: Gives what the function computes with. Attributes, and what dicts and lists hold, are looked at before
+            each call, at any depth; where one is another, the graph is made anew.
+        device: Where it computes.
+    """
+
+    def __init__(
+        self, function: Callable[..., list[Tensor]], made_of: Callable[[], Iterable[Any]], device: torch.device
+    ) -> None:
+        self._function = function
+        self._contents = _Contents(made_of)
+        self._device = device
+        self._graphs: dict[Shapes, Callable[..., list[Tensor]]] = {}
+        self.made = 0
+
+    def __call__(self, *arguments: Tensor | None) -> list[Tensor]:
+        """Call it.
+
+        Raises:
+            CannotCompile: The function cannot be compiled, or became another one too often.
+        """
+        if self._contents.changed():
+            self._graphs.clear()
+        shapes = tuple([None if x is None else x.shape for x in arguments])
+        if shapes not in self._graphs:
+            self._graphs[shapes] = self._make(arguments)
+        return self._graphs[shapes](*arguments)
+
+    def _make(self, arguments: tuple[Tensor | None, ...]) -> Callable[..., list[Tensor]]:
+        if self.made == _MOST_GRAPHS:
+            raise CannotCompile(f"its shapes, or what it computes with, changed {_MOST_GRAPHS} times")
+        self._contents.look()
+        present = [k for k, x in enumerate(arguments) if x is not None]
+
+        def function(*tensors: Tensor) -> list[Tensor]:
+            given: list[Tensor | None] = [None] * len(arguments)
+            for k, tensor in zip(present, tensors, strict=True):
+                given[k] = tensor
+            return self._function(*given)
+
+        try:
+            examples = [x for x in arguments if x is not None]
+            plain = make_fx(function, **_WITHOUT_DATA)(*examples)
+            inputs = [*_take_found(plain), *examples]
+            compiled = compile_graph(trace(plain, *inputs, without_data=True), inputs, _options(self._device))
+        except Exception as error:  # what tracing the code of a loss may raise is anyone's guess
+            raise CannotCompile(str(error).strip().splitlines()[0]) from error
+        if self._contents.changed():
+            self._contents.restore()
+            raise CannotCompile("what it computes with changes as it computes")
+        self.made += 1
+        found = inputs[: -len(examples)]
+        return lambda *given: compiled(*found, *[x for x in given if x is not None])
+
+
+def compile_graph(graph: GraphModule, inputs: list[Tensor], options: dict[str, Any]) -> Callable[..., list[Tensor]]:
+    """A graph of tensor operations as code of torch's compiler."""
+    with torch.no_grad():
+        compiled: Callable[..., list[Tensor]] = torch._inductor.compile(graph, [*inputs], options)
+    return compiled
+
+
+def _take_found(module: GraphModule) -> list[Tensor]:
+    """Make the tensors that a graph found its first inputs, those that share memory views of one, and return them."""
+    graph = module.graph
+    sharing: dict[int, list[tuple[Node, Tensor]]] = defaultdict(list)
+    for node in graph.find_nodes(op="get_attr"):
+        tensor = getattr(module, str(node.target)).detach()
+        sharing[tensor.untyped_storage().data_ptr() or -id(tensor)].append((node, tensor))
+    found = [_whole([tensor for _, tensor in members]) for members in sharing.values()]
+    first = next(iter(graph.nodes))
+    for number, (whole, members) in enumerate(zip(found, sharing.values(), strict=True)):
+        with graph.inserting_before(first):
+            holder = graph.placeholder(f"found_{number}")
+        for node, tensor in members:
+            with graph.inserting_before(node):
+                node.replace_all_uses_with(_view(holder, whole, tensor))
+            graph.erase_node(node)
+    module.recompile()
+    return found
+
+
+def _layout(tensor: Tensor) -> tuple[list[int], list[int], int]:
+    return list(tensor.shape), list(tensor.stride()), int(tensor.storage_offset())
+
+
+def _whole(tensors: list[Tensor]) -> Tensor:
+    """The tensor, or all of the memory that several of them are views of."""
+    one = tensors[0]
+    if all(_layout(one) == _layout(other) for other in tensors):
+        return one
+    if len({tensor.dtype for tensor in tensors}) > 1:
+        raise CannotCompile("tensors of several types share memory")
+    return one.as_strided((one.untyped_storage().nbytes() // one.itemsize,), (1,), 0)
+
+
+def _view(holder: Node, whole: Tensor, tensor: Tensor) -> Node:
+    if _layout(whole) == _layout(tensor):
+        return holder
+    return holder.graph.call_function(torch.ops.aten.as_strided.default, (holder, *_layout(tensor)))
+
+
+class _Contents:
+    """What is in objects at any depth, and whether anything is another than when it was looked at.
+
+    Args:
+        roots: Gives the objects.
+    """
+
+    def __init__(self, roots: Callable[[], Iterable[Any]]) -> None:
+        self._roots = roots
+        self._dicts: list[dict[Any, Any]] = []
+        self._lists: list[list[Any]] = []
+        self._values: list[Any] | None = None
+
+    def look(self) -> None:
+        """Look at it."""
+        self._dicts, self._lists = [], []
+        self._open(self._roots(), set())
+        self._copies = [*map(dict, self._dicts)], [*map(list, self._lists)]
+        self._values = self._read()
+
+    def _open(self, parts: Iterable[Any], seen: set[int]) -> None:
+        for x in parts:
+            if isinstance(x, _WHOLE) or id(x) in seen:
+                continue
+            seen.add(id(x))
+            if isinstance(x, list):
+                self._lists.append(x)
+                self._open(x, seen)
+            elif isinstance(x, tuple | set | frozenset):
+                self._open(x, seen)
+            else:
+                content = x if isinstance(x, dict) else getattr(x, "__dict__", {})
+                self._dicts.append(content)
+                self._open(content.values(), seen)
+
+    def _read(self) -> list[Any]:
+        return [*self._roots(), *chain.from_iterable(map(dict.values, self._dicts)), *chain.from_iterable(self._lists)]
+
+    def changed(self) -> bool:
+        """Whether anything is another, or nothing was looked at yet; a number may be another of the same value."""
+        before, self._values = self._values, self._read()
+        if before is None or len(before) != len(self._values):
+            return True
+        return not (all(map(is_, self._values, before)) or all(map(_is_same, self._values, before)))
+
+    def restore(self) -> None:
+        """Put back what dicts and lists held."""
+        dicts, lists = self._copies
+        for content, before in zip(self._dicts, dicts, strict=True):
+            content.clear()
+            content.update(before)
+        for items, former in zip(self._lists, lists, strict=True):
+            items[:] = former
+
+
+def _is_same(x: Any, y: Any) -> bool:
+    return x is y or (type(x) is type(y) and type(x) in _NUMBERS and bool(x == y))
