@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch._higher_order_ops import scan, while_loop
 
 from agents.parts.device_envs import DeviceVectorEnv, Episodes, Finished, advance
-from agents.parts.graphs import compile_function, trace
+from agents.parts.graphs import compile_function, first_line, trace
 from agents.parts.optimization import ComputeLoss, Learner, call_with
 from agents.parts.replay import Batch, Replay
 from agents.parts.spaces import Box, EnvSpec, Space
@@ -116,8 +116,9 @@ class _Rounds(ABC):
                 self._compiled = compiled
             except Exception as error:  # what tracing the code of a loss or an environment may raise is anyone's guess
                 self._failed = True
-                reason = str(error).strip().splitlines()[0]
-                warnings.warn(f"rounds on the device cannot be compiled, goes on without: {reason}", stacklevel=2)
+                warnings.warn(
+                    f"rounds on the device cannot be compiled, goes on without: {first_line(error)}", stacklevel=2
+                )
         return self._compiled is not None
 
     def _compile_what_keeps_no_state(self) -> Callable[..., Any]:

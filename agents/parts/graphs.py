@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterable
+from functools import partial
 from itertools import chain
 from operator import is_
 from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
@@ -13,8 +15,14 @@ import torch
 import torch._inductor
 from torch import Tensor
 from torch._functorch.compile_utils import fx_graph_cse
+from torch._guards import detect_fake_mode
+from torch._subclasses import FakeTensor, FakeTensorMode
 from torch.fx import GraphModule, Node
-from torch.fx.experimental.proxy_tensor import make_fx
+from torch.fx.experimental.proxy_tensor import disable_proxy_modes_tracing, make_fx
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_map_only
+
+from rlloss.core.distributed import process_count
 
 # A function whose graph has to be made anew more often is one that changes again and again.
 _MOST_GRAPHS = 8
@@ -30,6 +38,11 @@ Shapes: TypeAlias = tuple[torch.Size | None, ...]
 
 class CannotCompile(Exception):
     """A function is no graph; nothing was changed."""
+
+
+def first_line(error: Exception) -> str:
+    """What an error says, in short."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def compile_function(function: Callable[..., Any], device: torch.device) -> Callable[..., Any]:
@@ -123,17 +136,18 @@ class Compiled:
 
         try:
             examples = [x for x in arguments if x is not None]
-            plain = make_fx(function, **_WITHOUT_DATA)(*examples)
-            inputs = [*_take_found(plain), *examples]
+            inputs, plain = _take_found(function, examples)
             compiled = compile_graph(trace(plain, *inputs, without_data=True), inputs, _options(self._device))
         except Exception as error:  # what tracing the code of a loss may raise is anyone's guess
-            raise CannotCompile(str(error).strip().splitlines()[0]) from error
-        if self._contents.changed():
             self._contents.restore()
+            raise CannotCompile(first_line(error)) from error
+        if self._contents.restore():
             raise CannotCompile("what it computes with changes as it computes")
         self.made += 1
-        found = inputs[: -len(examples)]
-        return lambda *given: compiled(*found, *[x for x in given if x is not None])
+        run: Callable[..., list[Tensor]] = partial(compiled, *inputs[: len(inputs) - len(examples)])
+        if self._device.type == "cuda" and process_count() == 1:
+            run = Replayed(run)
+        return lambda *given: run(*[x for x in given if x is not None])
 
 
 def compile_graph(graph: GraphModule, inputs: list[Tensor], options: dict[str, Any]) -> Callable[..., list[Tensor]]:
@@ -143,12 +157,95 @@ def compile_graph(graph: GraphModule, inputs: list[Tensor], options: dict[str, A
     return compiled
 
 
-def _take_found(module: GraphModule) -> list[Tensor]:
-    """Make the tensors that a graph found its first inputs, those that share memory views of one, and return them."""
+class Replayed:
+    """A function on a GPU as a CUDA graph, which the host starts in one call however many kernels it has.
+
+    The first calls are ordinary ones, in which libraries make what they need. What the function reads and writes beside
+    its arguments has to stay where it is.
+
+    Args:
+        function: From tensors on the GPU to tensors there, without a look at their values on the host.
+    """
+
+    _ordinary_calls = 3
+
+    def __init__(self, function: Callable[..., list[Tensor]]) -> None:
+        self._function = function
+        self._calls = 0
+        self._graph: torch.cuda.CUDAGraph | None = None
+        self._arguments: list[Tensor] = []
+        self._results: list[Tensor] = []
+
+    def __call__(self, *arguments: Tensor) -> list[Tensor]:
+        """Call it; what it returns stays as it is when it is called again."""
+        self._calls += 1
+        if self._calls == self._ordinary_calls + 1:
+            self._capture(arguments)
+        if self._graph is None:
+            return self._function(*arguments)
+        for own, given in zip(self._arguments, arguments, strict=True):
+            own.copy_(given, non_blocking=True)
+        self._graph.replay()
+        return [result.clone() for result in self._results]
+
+    def _capture(self, arguments: tuple[Tensor, ...]) -> None:
+        """Make the graph, which computes nothing yet; without one the function is called as ever."""
+        self._arguments = [argument.clone() for argument in arguments]
+        graph = torch.cuda.CUDAGraph()
+        try:
+            with torch.cuda.graph(graph, capture_error_mode="thread_local"):  # another thread may act meanwhile
+                self._results = self._function(*self._arguments)
+        except RuntimeError as error:
+            warnings.warn(f"no CUDA graph can be made, goes on without: {error}", stacklevel=2)
+        else:
+            self._graph = graph
+
+
+class _StandIns(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Puts tensors without data in the place of those that a function finds: some operations would write to these."""
+
+    def __init__(self, mode: FakeTensorMode) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._mode = mode
+        self._pairs: dict[int, tuple[Tensor, Tensor]] = {}  # both, so that no other comes to have the same id
+
+    def _stand_in(self, x: Tensor) -> Tensor:
+        if isinstance(x, FakeTensor):
+            return x
+        with disable_proxy_modes_tracing():
+            fake = self._mode.from_tensor(x)  # the same one each time
+        self._pairs[id(fake)] = fake, x
+        return fake
+
+    def original(self, x: Tensor) -> Tensor:
+        """What a tensor stands in for; itself where it does not."""
+        return self._pairs.get(id(x), (x, x))[1]
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if function not in self._mode.lift_fns:  # which make a constant a tensor
+            args, kwargs = tree_map_only(Tensor, self._stand_in, (args, kwargs or {}))
+        return function(*args, **(kwargs or {}))
+
+
+def _take_found(function: Callable[..., Any], examples: list[Tensor]) -> tuple[list[Tensor], GraphModule]:
+    """A function as a graph whose first inputs are the tensors that it found, and all inputs.
+
+    Of tensors that share memory there is one, and they are views of it.
+    """
+    stand_ins: list[_StandIns] = []
+
+    def traced(*tensors: Tensor) -> Any:
+        mode = detect_fake_mode(tensors)
+        assert mode is not None
+        stand_ins.append(_StandIns(mode))
+        with stand_ins[0]:
+            return function(*tensors)
+
+    module = make_fx(traced, **_WITHOUT_DATA)(*examples)
     graph = module.graph
     sharing: dict[int, list[tuple[Node, Tensor]]] = defaultdict(list)
     for node in graph.find_nodes(op="get_attr"):
-        tensor = getattr(module, str(node.target)).detach()
+        tensor = stand_ins[0].original(getattr(module, str(node.target))).detach()
         sharing[tensor.untyped_storage().data_ptr() or -id(tensor)].append((node, tensor))
     found = [_whole([tensor for _, tensor in members]) for members in sharing.values()]
     first = next(iter(graph.nodes))
@@ -160,7 +257,7 @@ def _take_found(module: GraphModule) -> list[Tensor]:
                 node.replace_all_uses_with(_view(holder, whole, tensor))
             graph.erase_node(node)
     module.recompile()
-    return found
+    return [*found, *examples], module
 
 
 def _layout(tensor: Tensor) -> tuple[list[int], list[int], int]:
@@ -228,14 +325,17 @@ class _Contents:
             return True
         return not (all(map(is_, self._values, before)) or all(map(_is_same, self._values, before)))
 
-    def restore(self) -> None:
-        """Put back what dicts and lists held."""
+    def restore(self) -> bool:
+        """Put back what dicts and lists held when they were looked at; whether anything was another."""
+        if not self.changed():
+            return False
         dicts, lists = self._copies
         for content, before in zip(self._dicts, dicts, strict=True):
             content.clear()
             content.update(before)
         for items, former in zip(self._lists, lists, strict=True):
             items[:] = former
+        return True
 
 
 def _is_same(x: Any, y: Any) -> bool:

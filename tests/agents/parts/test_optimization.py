@@ -5,13 +5,11 @@ import shutil
 from collections.abc import Callable
 from contextlib import nullcontext
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
-from torch._higher_order_ops import scan, while_loop
 from torch.fx import GraphModule
 
 from agents.parts import graphs
@@ -483,33 +481,3 @@ def test_a_whole_step_is_one_graph(schedule: dict[str, Any]) -> None:
     for p, q in zip(compiled.parameters(), eager.parameters(), strict=True):
         assert_close(p, q)
     assert graphs_of(b) == 1
-
-
-@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
-def test_graphs_with_loops_are_kept_and_not_taken_for_one_another(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Two that differ by one number within a loop; the cache is asked for each once more by what knows neither."""
-    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
-
-    loop: Callable[..., Any] = while_loop  # which has no types
-
-    def make(step: int) -> Callable[..., Any]:
-        def count(start: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
-            (end,) = loop(lambda k: k < 9, lambda k: (k + step,), (start,))
-            _, sums = scan(lambda total, row: (total + row, total + step * row), rows[0].clone(), rows)
-            return end, sums
-
-        return graphs.compile_function(count, torch.device("cpu"))
-
-    def counters() -> tuple[int, int]:
-        found = torch._dynamo.utils.counters["inductor"]
-        return found["fxgraph_cache_miss"], found["fxgraph_cache_hit"]
-
-    misses, hits = counters()
-    for known in (False, True):
-        torch._dynamo.reset()
-        for number, step in enumerate((2, 5)):
-            end, sums = make(step)(torch.tensor(1), torch.arange(6.0).view(3, 2))
-            assert (end.item(), sums[2].tolist()) == ({2: 9, 5: 11}[step], [2.0 + 4.0 * step, 5.0 + 5.0 * step])
-            assert counters() == ((misses + 2, hits + number + 1) if known else (misses + number + 1, hits))

@@ -17,6 +17,7 @@ from torch.multiprocessing.spawn import spawn
 from torch.testing import assert_close
 
 from agents import A2C, DQN
+from agents.parts import graphs
 from agents.parts.processes import (
     from_first_process,
     largest_of_processes,
@@ -63,20 +64,22 @@ def step(agent: A2C | DQN, seed: int, which: slice) -> Transitions:
 AGENTS: dict[str, dict[str, Any]] = {
     "one pass": {"optimizer": "SGD", "learning_rate": 0.1},
     "one pass with resets": {"optimizer": "SGD", "learning_rate": 0.1},
+    "one pass, compiled": {"optimizer": "Adam", "learning_rate": 0.1, "normalize_observations": True},
     "passes with resets": {"epochs": 2, "policy_loss": ClippedSurrogateLoss(), "optimizer": "SGD"},
     "one by one": {"optimizer": "Adafactor", "learning_rate": 0.1},
     "normalized": {"normalize_observations": True, "normalize_rewards": True, "optimizer": "Adam", "epochs": 2},
 }
 
 
-def learn(name: str, which: slice) -> tuple[Tensor, Tensor]:
+def learn(name: str, which: slice, *, compiled: bool = False) -> tuple[Tensor, Tensor]:
     """Three rollouts: the parameters, and the metrics."""
     agent = A2C(**AGENTS[name], hidden_sizes=[8])
-    agent.build(spec(len(range(ENVS)[which]), has_reset_steps="resets" in name))
+    agent.build(spec(len(range(ENVS)[which]), has_reset_steps="resets" in name), compiled=compiled)
     metrics = []
     for seed in range(3 * LENGTH):
         agent.observe(step(agent, seed, which))
         metrics += agent.update()
+    assert agent.learner.is_one_graph == compiled
     return torch.cat([p.detach().flatten() for p in agent.model.parameters()]), torch.stack(metrics)
 
 
@@ -84,7 +87,9 @@ def learn_in_process(rank: int, folder: str) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=PROCESSES)
     half = ENVS // PROCESSES
-    results: dict[str, Any] = {name: learn(name, slice(rank * half, (rank + 1) * half)) for name in AGENTS}
+    own = slice(rank * half, (rank + 1) * half)
+    graphs.compile_graph = lambda graph, inputs, options: torch.no_grad()(graph)  # by torch's own kernels
+    results: dict[str, Any] = {name: learn(name, own, compiled="compiled" in name) for name in AGENTS}
     results["sum"] = sum_over_processes(torch.tensor([1.0 + rank]))
     results["largest"] = largest_of_processes(-rank)
     results["first"] = from_first_process(lambda: f"rank {process_rank()}")

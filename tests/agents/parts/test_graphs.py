@@ -1,0 +1,166 @@
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch._higher_order_ops import scan, while_loop
+
+from agents.parts import graphs
+from agents.parts.graphs import CannotCompile, Compiled, Replayed
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def by_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Graphs are run by torch's own kernels, which takes no time to compile."""
+    monkeypatch.setattr(graphs, "compile_graph", lambda graph, inputs, options: torch.no_grad()(graph))
+
+
+def compiled(function: Callable[..., list[Tensor]], *made_of: Any) -> Compiled:
+    return Compiled(function, lambda: made_of, CPU)
+
+
+@pytest.mark.usefixtures("by_torch")
+def test_what_is_found_is_read_and_written_where_it_is() -> None:
+    """Views of one tensor too, of which one is written before the other is read."""
+    memory = torch.arange(6.0)
+    left, right = memory[:3], memory.view(2, 3)[1]
+    alone = torch.zeros((), dtype=torch.int64)
+
+    def function(x: Tensor, y: Tensor | None) -> list[Tensor]:
+        left.add_(x)
+        memory[3:].mul_(2.0)
+        alone.add_(1)
+        return [left * right if y is None else left + right + y, alone + 10]
+
+    call = compiled(function)
+    first = call(torch.ones(3), None)
+    assert first[0].tolist() == [6.0, 16.0, 30.0] and first[1].item() == 11
+    assert memory.tolist() == [1.0, 2.0, 3.0, 6.0, 8.0, 10.0], "once, and not while it was traced"
+    second = call(torch.zeros(3), None)
+    assert second[0].tolist() == [12.0, 32.0, 60.0] and alone.item() == 2
+    assert call.made == 1
+    memory.zero_()
+    assert call(torch.ones(3), torch.full((3,), 5.0))[0].tolist() == [6.0, 6.0, 6.0]
+    assert call(torch.ones(1), None)[0].tolist() == [0.0, 0.0, 0.0]
+    assert call.made == 3, "one for each shapes"
+
+
+@pytest.mark.usefixtures("by_torch")
+def test_nothing_is_lost_where_it_cannot_be_compiled() -> None:
+    state, log = SimpleNamespace(calls=1, seen=[1]), {"last": 0}
+    memory = torch.zeros(2)
+
+    def change(x: Tensor) -> list[Tensor]:
+        memory.add_(1.0)
+        state.calls += 1
+        state.seen.append(state.calls)
+        log["last"] = state.calls
+        return [x]
+
+    def change_and_ask(x: Tensor) -> list[Tensor]:
+        return [x * 2.0 if change(x)[0].sum() > 0 else x]
+
+    reasons = {change: "what it computes with changes as it computes", change_and_ask: "data-dependent"}
+    for function, reason in reasons.items():
+        with pytest.raises(CannotCompile, match=reason):
+            compiled(function, state, log)(torch.ones(2))
+        assert (state.calls, state.seen, log) == (1, [1], {"last": 0})
+        assert not memory.any()
+
+
+@pytest.mark.usefixtures("by_torch")
+def test_several_types_in_one_memory_are_refused() -> None:
+    packed = torch.zeros(8, dtype=torch.uint8)
+    number = packed.view(torch.int64)
+    with pytest.raises(CannotCompile, match="tensors of several types share memory"):
+        compiled(lambda x: [x + packed.sum() + number])(torch.ones(1))
+
+
+class Device:
+    """CUDA graphs as they behave: nothing is computed while one is made, and it reads and writes the same tensors."""
+
+    def __init__(self, fails: bool = False) -> None:
+        self.fails = fails
+        self.capturing: Any = None
+
+    class Graph:
+        def __init__(self) -> None:
+            self.kernels: list[Callable[[], Any]] = []
+
+        def replay(self) -> None:
+            for kernel in self.kernels:
+                kernel()
+
+    @contextmanager
+    def graph(self, graph: Graph, capture_error_mode: str) -> Iterator[None]:
+        self.capturing = graph
+        yield
+        self.capturing = None
+        if self.fails:
+            raise RuntimeError("operation not permitted when stream is capturing")
+
+    def kernel(self, function: Callable[[], Any]) -> None:
+        if self.capturing is None:
+            function()
+        else:
+            self.capturing.kernels.append(function)
+
+
+@pytest.mark.parametrize("fails", [False, True])
+@pytest.mark.filterwarnings("ignore:no CUDA graph can be made, goes on without. operation not permitted")
+def test_a_cuda_graph_is_the_function(fails: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    device, memory, host_calls = Device(fails), torch.zeros(2), []
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", Device.Graph)
+    monkeypatch.setattr(torch.cuda, "graph", device.graph)
+
+    def function(x: Tensor) -> list[Tensor]:
+        host_calls.append(1)
+        result = torch.empty(2)
+        device.kernel(lambda: memory.add_(x))
+        device.kernel(lambda: result.copy_(memory))
+        return [result]
+
+    call = Replayed(function)
+    results = [call(torch.full((2,), float(k)))[0] for k in range(8)]
+    sums = [0, 1, 3, 6, 10, 15, 21, 28]
+    assert [result.tolist() for result in results] == [[total, total] for total in sums]
+    assert len(host_calls) == (9 if fails else 4), "the capture is one"
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
+def test_graphs_with_loops_are_kept_and_not_taken_for_one_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two that differ by one number within a loop; the cache is asked for each once more by what knows neither."""
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+
+    loop: Callable[..., Any] = while_loop  # which has no types
+
+    def make(step: int) -> Callable[..., Any]:
+        def count(start: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+            (end,) = loop(lambda k: k < 9, lambda k: (k + step,), (start,))
+            _, sums = scan(lambda total, row: (total + row, total + step * row), rows[0].clone(), rows)
+            return end, sums
+
+        return graphs.compile_function(count, torch.device("cpu"))
+
+    def counters() -> tuple[int, int]:
+        found = torch._dynamo.utils.counters["inductor"]
+        return found["fxgraph_cache_miss"], found["fxgraph_cache_hit"]
+
+    misses, hits = counters()
+    for known in (False, True):
+        torch._dynamo.reset()
+        for number, step in enumerate((2, 5)):
+            end, sums = make(step)(torch.tensor(1), torch.arange(6.0).view(3, 2))
+            assert (end.item(), sums[2].tolist()) == ({2: 9, 5: 11}[step], [2.0 + 4.0 * step, 5.0 + 5.0 * step])
+            assert counters() == ((misses + 2, hits + number + 1) if known else (misses + number + 1, hits))
