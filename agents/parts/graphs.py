@@ -50,6 +50,8 @@ def compile_function(function: Callable[..., Any], device: torch.device) -> Call
     # torch keeps no graph with a loop in its cache unless asked to: a start of rounds on the device from 9 s to 3.5 s.
     loops = ("while_loop", "scan")
     options = _options(device)
+    # torch 2.13 declares a buffer twice where what comes out of a loop is overwritten by the kernel after it.
+    options["inplace_buffers"] = False
     options["unsafe_marked_cacheable_functions"] = {
         f"torch.ops.higher_order.{name}": torch.__version__ for name in loops
     }
@@ -79,10 +81,30 @@ def trace(function: Callable[..., Any], *examples: Tensor, without_data: bool = 
     """
     options = _WITHOUT_DATA if without_data else {}
     plain = make_fx(lambda *x: function(*x), **options)(*examples)  # which a method is not taken for
-    traced = make_fx(torch.func.functionalize(lambda *x: plain(*x)), **options)(*examples)
+    traced = make_fx(torch.func.functionalize(lambda *x: plain(*x)), _THIN_PRODUCTS, **options)(*examples)
     graph = fx_graph_cse(traced.graph)
     graph.eliminate_dead_code()
     return GraphModule(traced, graph)
+
+
+def _mm(a: Tensor, b: Tensor) -> Any:
+    """A product of matrices with a short side, which libraries for a CPU are slow at (docs/speed.md has figures)."""
+    (m, k), n = a.shape, b.shape[1]
+    along_rows = b.stride(1) == 1 and min(m, k) <= 2
+    along_both = a.stride(1) == b.stride(0) == 1 and n <= 2
+    if a.device.type != "cpu":
+        return NotImplemented
+    if along_rows or along_both:  # code of the compiler's own, which what comes before and after is part of
+        return (a.unsqueeze(2) * b.unsqueeze(0)).sum(1)
+    return torch.mm(b.t(), a.t()).t().contiguous() if n <= 8 < m else NotImplemented
+
+
+def _addmm(x: Tensor, a: Tensor, b: Tensor, *, beta: float = 1, alpha: float = 1) -> Any:
+    product = _mm(a, b)
+    return product if product is NotImplemented else beta * x + alpha * product
+
+
+_THIN_PRODUCTS: dict[Any, Callable[..., Any]] = {torch.ops.aten.mm.default: _mm, torch.ops.aten.addmm.default: _addmm}
 
 
 class Compiled:

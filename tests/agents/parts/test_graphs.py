@@ -85,6 +85,36 @@ def test_several_types_in_one_memory_are_refused() -> None:
         compiled(lambda x: [x + packed.sum() + number])(torch.ones(1))
 
 
+THIN = [(m, k, n) for m in (1, 2, 5, 9) for k in (1, 2, 7) for n in (1, 2, 8, 9)]
+
+
+@pytest.mark.parametrize("sizes", THIN)
+def test_thin_products_are_the_products(sizes: tuple[int, int, int]) -> None:
+    """Of matrices stored either way, with the strides that what follows them counts on."""
+    m, k, n = sizes
+    torch.manual_seed(0)
+    rows, columns = torch.randn(m, k, dtype=torch.float64), torch.randn(k, n, dtype=torch.float64)
+    bias = torch.randn(n, dtype=torch.float64)
+
+    def function(a: Tensor, b: Tensor) -> list[Tensor]:
+        return [(a @ b).view(-1), torch.addmm(bias, a, b).view(-1)]
+
+    for a in (rows, rows.t().contiguous().t()):
+        for b in (columns, columns.t().contiguous().t()):
+            products = graphs.trace(function, a, b)(a, b)
+            torch.testing.assert_close(products, function(a, b))
+
+
+def test_thin_products_are_taken_where_they_are_thin() -> None:
+    def operations(m: int, k: int, n: int) -> set[str]:
+        graph = graphs.trace(lambda a, b: [a @ b], torch.randn(m, k), torch.randn(n, k).t()).graph
+        return {str(node.target) for node in graph.nodes if node.op == "call_function"}
+
+    assert "aten.mm.default" not in operations(40, 64, 2)
+    assert operations(40, 64, 9) == {"aten.mm.default"}
+    assert operations(40, 64, 8) > {"aten.mm.default"}, "of the transposed"
+
+
 class Device:
     """CUDA graphs as they behave: nothing is computed while one is made, and it reads and writes the same tensors."""
 
