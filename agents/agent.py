@@ -23,6 +23,8 @@ from rlloss.core.reduction import reduce_loss
 
 Metrics: TypeAlias = dict[str, Tensor]
 
+_NUMBERS = (bool, int, float, str)
+
 
 def masked_mean(x: Tensor, mask: Tensor | None) -> Tensor:
     """The mean over what the mask keeps: what a metric reports."""
@@ -50,10 +52,13 @@ class Agent(ABC):
         metric_names: The keys of the metrics that :meth:`update` returns, fixed for a class.
         steps: Environment steps observed; what schedules go by.
         squash: Whether the environments have to take its actions through tanh to their bounds.
+        counters: Which attributes are numbers that no loss computes with. (Compiled, a gradient step sees a change of
+            any other, and is compiled anew.)
     """
 
     metric_names: tuple[str, ...]
     squash: bool = False
+    counters: frozenset[str] = frozenset({"steps", "updates"})
     spec: EnvSpec
     device: torch.device
     compiled: bool
@@ -78,7 +83,7 @@ class Agent(ABC):
         Raises:
             ValueError: Spaces that the agent cannot handle.
         """
-        self._names = list(inspect.signature(type(self)).parameters)
+        self._names = {name for cls in type(self).__mro__ for name in inspect.signature(cls).parameters}
         self.spec = spec
         self.device = torch.device(device)
         self.compiled = compiled
@@ -92,9 +97,13 @@ class Agent(ABC):
             self._build()
         return self
 
-    def arguments(self) -> tuple[Any, ...]:
-        """What the constructor was given, as it is now."""
-        return tuple([getattr(self, name) for name in self._names])
+    def arguments(self) -> list[Any]:
+        """What the constructor was given, as it is now, and the numbers among other attributes, but for counters."""
+        return [
+            x
+            for name, x in vars(self).items()
+            if name in self._names or (type(x) in _NUMBERS and name not in self.counters)
+        ]
 
     @abstractmethod
     def _build(self) -> None:

@@ -33,7 +33,7 @@ _WHOLE = (*_NUMBERS, type(None), type, Tensor, FunctionType, BuiltinFunctionType
 # How to trace without data; of what is found elsewhere too.
 _WITHOUT_DATA: dict[str, Any] = {"tracing_mode": "fake", "_allow_non_fake_inputs": True}
 
-Shapes: TypeAlias = tuple[torch.Size | None, ...]
+Kinds: TypeAlias = tuple[tuple[torch.Size, tuple[int, ...], torch.dtype] | None, ...]
 
 
 class CannotCompile(Exception):
@@ -82,9 +82,14 @@ def trace(function: Callable[..., Any], *examples: Tensor, without_data: bool = 
     options = _WITHOUT_DATA if without_data else {}
     plain = make_fx(lambda *x: function(*x), **options)(*examples)  # which a method is not taken for
     traced = make_fx(torch.func.functionalize(lambda *x: plain(*x)), _THIN_PRODUCTS, **options)(*examples)
-    graph = fx_graph_cse(traced.graph)
+    # It would take two draws of random numbers for one.
+    graph = traced.graph if any(map(_is_random, traced.graph.nodes)) else fx_graph_cse(traced.graph)
     graph.eliminate_dead_code()
     return GraphModule(traced, graph)
+
+
+def _is_random(node: Node) -> bool:
+    return torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ())
 
 
 def _mm(a: Tensor, b: Tensor) -> Any:
@@ -100,35 +105,45 @@ def _mm(a: Tensor, b: Tensor) -> Any:
 
 
 def _addmm(x: Tensor, a: Tensor, b: Tensor, *, beta: float = 1, alpha: float = 1) -> Any:
-    product = _mm(a, b)
-    return product if product is NotImplemented else beta * x + alpha * product
+    product = _mm(a, b) if beta == alpha == 1 else NotImplemented
+    return product if product is NotImplemented else x + product
 
 
 _THIN_PRODUCTS: dict[Any, Callable[..., Any]] = {torch.ops.aten.mm.default: _mm, torch.ops.aten.addmm.default: _addmm}
 
 
 class Compiled:
-    """A function as compiled graphs, one for each shapes of its arguments, made when they are first seen.
+    """A function as compiled graphs, one for each shapes, strides and types of its arguments, made when first seen.
 
     Tensors that the function finds elsewhere, in modules for instance, are inputs of the graph, and what it writes to
     them is written. Everything else that it finds is part of the graph, which therefore has to be told when it changes.
-    Unlike ``torch.compile`` this looks at nothing but shapes and what it is told to look at before each call, and at
-    little around it: a small gradient step takes two thirds of the time.
+    Unlike ``torch.compile`` this looks at nothing but the arguments and what it is told to look at before each call,
+    and there is little around it: a small gradient step takes two thirds of the time.
 
     Args:
         function: Takes tensors and None and returns tensors. It may not ask for values.
         made_of: Gives what the function computes with. Attributes, and what dicts and lists hold, are looked at before
-            each call, at any depth; where one is another, the graph is made anew.
+            each call, at any depth (but nothing in arrays, sets and functions); where one is another, the graph is made
+            anew.
         device: Where it computes.
+        owner: Whose attributes the function may not set.
+
+    Attributes:
+        made: How many graphs were made.
     """
 
     def __init__(
-        self, function: Callable[..., list[Tensor]], made_of: Callable[[], Iterable[Any]], device: torch.device
+        self,
+        function: Callable[..., list[Tensor]],
+        made_of: Callable[[], Iterable[Any]],
+        device: torch.device,
+        owner: Any = None,
     ) -> None:
         self._function = function
         self._contents = _Contents(made_of)
         self._device = device
-        self._graphs: dict[Shapes, Callable[..., list[Tensor]]] = {}
+        self._attributes: dict[str, Any] = getattr(owner, "__dict__", {})
+        self._graphs: dict[Kinds, Callable[..., list[Tensor]]] = {}
         self.made = 0
 
     def __call__(self, *arguments: Tensor | None) -> list[Tensor]:
@@ -139,15 +154,16 @@ class Compiled:
         """
         if self._contents.changed():
             self._graphs.clear()
-        shapes = tuple([None if x is None else x.shape for x in arguments])
-        if shapes not in self._graphs:
-            self._graphs[shapes] = self._make(arguments)
-        return self._graphs[shapes](*arguments)
+        kinds = tuple([None if x is None else (x.shape, x.stride(), x.dtype) for x in arguments])
+        if kinds not in self._graphs:
+            self._graphs[kinds] = self._make(arguments)
+        return self._graphs[kinds](*arguments)
 
     def _make(self, arguments: tuple[Tensor | None, ...]) -> Callable[..., list[Tensor]]:
         if self.made == _MOST_GRAPHS:
             raise CannotCompile(f"its shapes, or what it computes with, changed {_MOST_GRAPHS} times")
         self._contents.look()
+        attributes = self._attributes.copy()
         present = [k for k, x in enumerate(arguments) if x is not None]
 
         def function(*tensors: Tensor) -> list[Tensor]:
@@ -161,15 +177,25 @@ class Compiled:
             inputs, plain = _take_found(function, examples)
             compiled = compile_graph(trace(plain, *inputs, without_data=True), inputs, _options(self._device))
         except Exception as error:  # what tracing the code of a loss may raise is anyone's guess
-            self._contents.restore()
+            self._restore(attributes)
             raise CannotCompile(first_line(error)) from error
-        if self._contents.restore():
+        if self._restore(attributes):
             raise CannotCompile("what it computes with changes as it computes")
         self.made += 1
         run: Callable[..., list[Tensor]] = partial(compiled, *inputs[: len(inputs) - len(examples)])
         if self._device.type == "cuda" and process_count() == 1:
             run = Replayed(run)
         return lambda *given: run(*[x for x in given if x is not None])
+
+    def _restore(self, attributes: dict[str, Any]) -> bool:
+        """Undo what tracing changed in Python; whether there was anything."""
+        changed = self._contents.restore()
+        own = self._attributes
+        if len(own) == len(attributes) and all(map(is_, own.values(), attributes.values())):
+            return changed
+        own.clear()
+        own.update(attributes)
+        return True
 
 
 def compile_graph(graph: GraphModule, inputs: list[Tensor], options: dict[str, Any]) -> Callable[..., list[Tensor]]:
@@ -267,7 +293,10 @@ def _take_found(function: Callable[..., Any], examples: list[Tensor]) -> tuple[l
     graph = module.graph
     sharing: dict[int, list[tuple[Node, Tensor]]] = defaultdict(list)
     for node in graph.find_nodes(op="get_attr"):
-        tensor = stand_ins[0].original(getattr(module, str(node.target))).detach()
+        tensor = getattr(module, str(node.target))
+        if not isinstance(tensor, Tensor):
+            raise CannotCompile(f"a graph cannot hold a {type(tensor).__name__}")
+        tensor = stand_ins[0].original(tensor).detach()
         sharing[tensor.untyped_storage().data_ptr() or -id(tensor)].append((node, tensor))
     found = [_whole([tensor for _, tensor in members]) for members in sharing.values()]
     first = next(iter(graph.nodes))

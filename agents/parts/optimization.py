@@ -244,21 +244,21 @@ class Learner:
         self._after_step = after_step
         self._made_of = made_of
         self._max_grad_norm = max_grad_norm
-        self._keeps_state = True
-        if self._in_graph:
-            if self._scheduled:  # a graph is made anew for every other number, but not for a tensor that changes
-                for group in self.optimizer.param_groups:
-                    group["lr"] = torch.tensor(group["lr"], device=self._updated[0].device)
-            self._keeps_state = self._does_keep_state()
+        if self._in_graph and self._scheduled:  # a graph is made anew for another number, but not for another value
+            for group in self.optimizer.param_groups:
+                group["lr"] = torch.tensor(group["lr"], device=self._updated[0].device)
+        self._waits_for_state = self._in_graph and self._does_keep_state()
         self._compiled = self._compile() if compiled else None
 
     def _compile(self) -> Compiled:
         function = self._whole_step if self._in_graph else self._only_gradient
-        return Compiled(function, self._ingredients, self._updated[0].device)
+        owner = getattr(self._compute_loss, "__self__", None)
+        return Compiled(function, self._ingredients, self._updated[0].device, owner)
 
     def _ingredients(self) -> list[Any]:
         """What a graph is made of."""
-        return [*self._made_of(), self._max_grad_norm, self.optimizer.param_groups, self.optimizer.state]
+        own = [self.optimizer.param_groups, self.optimizer.state] if self._in_graph else []
+        return [*self._made_of(), self._max_grad_norm, *own]
 
     def _does_keep_state(self) -> bool:
         """Whether the optimiser keeps anything at all, which it makes in its first step."""
@@ -365,7 +365,7 @@ class Learner:
         Returns:
             The scalars that ``compute_loss`` returned, in its order, and the gradient's norm before clipping.
         """
-        if self._compiled is None or (self._keeps_state and not self.optimizer.state):
+        if self._compiled is None or (self._waits_for_state and not self.optimizer.state):
             return self.eager_step(self._compute_loss, *batch)
         try:
             *gradients, row = self._compiled(*batch)

@@ -206,8 +206,7 @@ class PrioritizedReplay(Replay):
         self.n_step = n_step
         self.exponent = exponent
         self.tree = SumTree(self.length * num_envs, device)
-        # Of one element and not a scalar: of a float64 scalar on a CPU a compiled graph loses what is written to it.
-        self.max_priority = torch.ones(1, dtype=torch.float64, device=device)
+        self.max_priority = torch.ones((), dtype=torch.float64, device=device)
 
     def write(self, transitions: Transitions) -> None:
         """Store one step of all environments over the oldest; the step n - 1 before it can be drawn from now on."""

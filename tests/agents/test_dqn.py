@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import math
+from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
@@ -471,6 +472,46 @@ def test_each_network_has_a_noise_of_its_own(loss: ValueLoss) -> None:
             changed[which] = draw_noise(1, agent.network.noise_size, agent.generator)[0]
             losses.append(agent.compute_loss(drawn, changed)[0])
         assert not torch.allclose(torch.stack(losses), actual)
+
+
+class Scaled(DQN):
+    """An agent of somebody else's, with a number of its own."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.scale = 1.0
+
+    def compute_loss(self, *args: Any) -> Any:
+        loss, metrics = super().compute_loss(*args)
+        return self.scale * loss, metrics
+
+
+class Remembering(Scaled):
+    """One that computes with what it remembers."""
+
+    def compute_loss(self, *args: Any) -> Any:
+        self.scale += 0.5
+        loss, metrics = super().compute_loss(*args)
+        self.last = loss.detach()
+        return loss, metrics
+
+
+@pytest.mark.parametrize("kind", [Scaled, Remembering])
+def test_an_agent_with_attributes_of_its_own(kind: type[Scaled], monkeypatch: pytest.MonkeyPatch) -> None:
+    compile_without_compiler(monkeypatch)
+    results = []
+    for compiled in (False, True):
+        agent = kind(**SMALL)
+        envs = start(agent, counting(AutoresetMode.NEXT_STEP), compiled=compiled)
+        warned = pytest.warns(UserWarning, match="what it computes with changes as it computes")
+        with warned if compiled and kind is Remembering else nullcontext():
+            rows = run(agent, envs, 30)
+        agent.scale += 7.0
+        rows += run(agent, envs, 30)
+        results.append((torch.stack(rows), agent.scale))
+        assert agent.learner.is_one_graph == (compiled and kind is Scaled)
+    torch.testing.assert_close(results[1][0], results[0][0], rtol=1e-3, atol=1e-5)
+    assert results[0][1] == results[1][1]
 
 
 @pytest.mark.parametrize(

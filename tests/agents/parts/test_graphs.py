@@ -78,6 +78,30 @@ def test_nothing_is_lost_where_it_cannot_be_compiled() -> None:
 
 
 @pytest.mark.usefixtures("by_torch")
+@pytest.mark.parametrize("draw", ["uniform_", "exponential_", "normal_", "bernoulli_"])
+def test_two_draws_are_not_one(draw: str) -> None:
+    call = compiled(lambda x: [x + getattr(torch.zeros_like(x), draw)(), x + getattr(torch.zeros_like(x), draw)()])
+    one, two = call(torch.zeros(64))
+    assert not torch.equal(one, two)
+
+
+@pytest.mark.usefixtures("by_torch")
+def test_other_types_and_strides_have_their_graph() -> None:
+    call = compiled(lambda x: [x * 2])
+    given = torch.arange(6.0).view(2, 3)
+    for x in (given, given.double(), given.view(3, 2).t()):
+        assert torch.equal(call(x)[0], x * 2)
+    assert call.made == 3
+
+
+@pytest.mark.usefixtures("by_torch")
+def test_a_generator_is_no_part_of_a_graph() -> None:
+    generator = torch.Generator()
+    with pytest.raises(CannotCompile, match="a graph cannot hold a Generator"):
+        compiled(lambda x: [x + torch.rand(2, generator=generator)])(torch.ones(2))
+
+
+@pytest.mark.usefixtures("by_torch")
 def test_several_types_in_one_memory_are_refused() -> None:
     packed = torch.zeros(8, dtype=torch.uint8)
     number = packed.view(torch.int64)

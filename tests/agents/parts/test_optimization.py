@@ -435,7 +435,9 @@ def test_without_an_end_the_rate_stays() -> None:
     assert learner.optimizer.param_groups[0]["lr"] == learner.learning_rate_at(1_000) == 0.01
 
 
-@pytest.mark.parametrize(("name", "arguments"), TRACED)
+@pytest.mark.parametrize(
+    ("name", "arguments"), [*TRACED, ("Adam", {"fused": True}), ("SGD", {"fused": True}), ("Adafactor", {})]
+)
 def test_a_schedule_needs_no_other_graph(name: str, arguments: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     compile_without_compiler(monkeypatch)
     modules = []
