@@ -126,7 +126,8 @@ class Compiled:
             each call, at any depth (but nothing in arrays, sets and functions); where one is another, the graph is made
             anew.
         device: Where it computes.
-        owner: Whose attributes the function may not set.
+        owner: Whose attributes the function may not set. Those that ``counters`` names change beside it, in another
+            thread.
 
     Attributes:
         made: How many graphs were made.
@@ -143,6 +144,7 @@ class Compiled:
         self._contents = _Contents(made_of)
         self._device = device
         self._attributes: dict[str, Any] = getattr(owner, "__dict__", {})
+        self._counters: frozenset[str] = getattr(owner, "counters", frozenset())
         self._graphs: dict[Kinds, Callable[..., list[Tensor]]] = {}
         self.made = 0
 
@@ -189,13 +191,15 @@ class Compiled:
 
     def _restore(self, attributes: dict[str, Any]) -> bool:
         """Undo what tracing changed in Python; whether there was anything."""
-        changed = self._contents.restore()
-        own = self._attributes
-        if len(own) == len(attributes) and all(map(is_, own.values(), attributes.values())):
-            return changed
-        own.clear()
-        own.update(attributes)
-        return True
+        changed, own = self._contents.restore(), self._attributes
+        for name in (own.keys() | attributes.keys()) - self._counters:
+            if own.get(name, own) is not attributes.get(name, own):
+                changed = True
+                if name in attributes:
+                    own[name] = attributes[name]
+                else:
+                    del own[name]
+        return changed
 
 
 def compile_graph(graph: GraphModule, inputs: list[Tensor], options: dict[str, Any]) -> Callable[..., list[Tensor]]:

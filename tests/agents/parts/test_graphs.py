@@ -78,6 +78,27 @@ def test_nothing_is_lost_where_it_cannot_be_compiled() -> None:
 
 
 @pytest.mark.usefixtures("by_torch")
+def test_what_counts_beside_it_goes_on() -> None:
+    """With ``overlap`` another thread acts, and counts its steps, while a graph is made."""
+    owner = SimpleNamespace(counters=frozenset({"steps"}), steps=0, calls=0, old=1)
+
+    def function(x: Tensor) -> list[Tensor]:
+        owner.steps += 5
+        return [x + 1]
+
+    def change(x: Tensor) -> list[Tensor]:
+        owner.calls, owner.new = 1, x
+        del owner.old
+        return function(x)
+
+    call = Compiled(function, list, CPU, owner)
+    assert call(torch.zeros(1))[0].item() == 1.0 and (call.made, owner.steps) == (1, 5)
+    with pytest.raises(CannotCompile, match="changes as it computes"):
+        Compiled(change, list, CPU, owner)(torch.zeros(1))
+    assert vars(owner) == {"counters": owner.counters, "steps": 10, "calls": 0, "old": 1}
+
+
+@pytest.mark.usefixtures("by_torch")
 @pytest.mark.parametrize("draw", ["uniform_", "exponential_", "normal_", "bernoulli_"])
 def test_two_draws_are_not_one(draw: str) -> None:
     call = compiled(lambda x: [x + getattr(torch.zeros_like(x), draw)(), x + getattr(torch.zeros_like(x), draw)()])
