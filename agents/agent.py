@@ -16,14 +16,13 @@ import torch
 from torch import Tensor, nn
 
 from agents.parts.device_envs import DeviceVectorEnv, Finished
+from agents.parts.graphs import NUMBERS
 from agents.parts.spaces import EnvSpec
 from agents.parts.transition import Layout, Transitions
 from rlloss.core.distributed import process_rank
 from rlloss.core.reduction import reduce_loss
 
 Metrics: TypeAlias = dict[str, Tensor]
-
-_NUMBERS = (bool, int, float, str)
 
 
 def masked_mean(x: Tensor, mask: Tensor | None) -> Tensor:
@@ -102,7 +101,7 @@ class Agent(ABC):
         return [
             x
             for name, x in vars(self).items()
-            if name in self._names or (type(x) in _NUMBERS and name not in self.counters)
+            if name in self._names or (type(x) in NUMBERS and name not in self.counters)
         ]
 
     @abstractmethod

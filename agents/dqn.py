@@ -371,7 +371,7 @@ class DQN(Agent):
             metrics = self.learner.step(*drawn, noise)
         self.updates += 1
         if self.target_update_every > 1 and self.updates % self.target_update_every == 0:
-            self._update_target(torch.cat([p.reshape(-1) for p in self.network.parameters()]))
+            self._update_target(self.learner.vector)
         return metrics
 
     @property

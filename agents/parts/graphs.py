@@ -26,9 +26,10 @@ from rlloss.core.distributed import process_count
 
 # A function whose graph has to be made anew more often is one that changes again and again.
 _MOST_GRAPHS = 8
-_NUMBERS = (bool, int, float, str)
+# What is the same where it is equal, and holds nothing.
+NUMBERS = (bool, int, float, str)
 # What is looked at as a whole: what it holds does not change, or is an input of the graph.
-_WHOLE = (*_NUMBERS, type(None), type, Tensor, FunctionType, BuiltinFunctionType, MethodType, ModuleType)
+_WHOLE = (*NUMBERS, type(None), type, Tensor, FunctionType, BuiltinFunctionType, MethodType, ModuleType)
 
 # How to trace without data; of what is found elsewhere too.
 _WITHOUT_DATA: dict[str, Any] = {"tracing_mode": "fake", "_allow_non_fake_inputs": True}
@@ -394,4 +395,4 @@ class _Contents:
 
 
 def _is_same(x: Any, y: Any) -> bool:
-    return x is y or (type(x) is type(y) and type(x) in _NUMBERS and bool(x == y))
+    return x is y or (type(x) is type(y) and type(x) in NUMBERS and bool(x == y))

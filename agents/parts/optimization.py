@@ -185,6 +185,11 @@ class _TensorsAsFactors(TorchFunctionMode):
         return target.add_(change)
 
 
+def _state_tensors(optimizer: torch.optim.Optimizer, updated: Sequence[Tensor]) -> list[Tensor]:
+    """The tensors that an optimiser keeps for what it updates, in order."""
+    return [x for value in updated for x in optimizer.state.get(value, {}).values() if isinstance(x, Tensor)]
+
+
 class Learner:
     """Takes gradient steps on a module's parameters.
 
@@ -281,8 +286,16 @@ class Learner:
 
     def state(self) -> list[Tensor]:
         """What a gradient step changes, live: parameters, and the optimiser's state, which is empty at first."""
-        states = [self.optimizer.state.get(parameter, {}) for parameter in self._updated]
-        return [*(p.data for p in self._updated), *(x for own in states for x in own.values() if isinstance(x, Tensor))]
+        return [*(p.data for p in self._updated), *_state_tensors(self.optimizer, self._updated)]
+
+    @property
+    def vector(self) -> Tensor:
+        """All parameters in one flat tensor, which is the live one where there is one."""
+        return self._joined(self._updated)
+
+    def _joined(self, updated: Sequence[Tensor]) -> Tensor:
+        """What is updated in one flat tensor."""
+        return updated[0].detach() if self.flat is not None else torch.cat([x.detach().reshape(-1) for x in updated])
 
     def _finish(
         self, gradients: Sequence[Tensor], metrics: Mapping[str, Tensor], mask: Tensor | None
@@ -335,15 +348,15 @@ class Learner:
             optimizer.param_groups[0]["lr"] = rate
         with torch.no_grad(), _as_if_compiling(), _TensorsAsFactors():
             inspect.unwrap(type(optimizer).step)(optimizer)  # without the hooks around it
-        states = [optimizer.state[value] for value in values]
-        return [*values, *(x for own in states for x in own.values() if isinstance(x, Tensor))], row
+        return [*values, *_state_tensors(optimizer, values)], row
 
     def _whole_step(self, *batch: Any) -> list[Tensor]:
         """A gradient step as a function of ``batch`` that writes where the state is."""
         state = self.state()
         changed, row = self.pure_step(state, None, self._compute_loss, *batch)
         with torch.no_grad():
-            self._call_after_step(changed[: len(self._updated)])
+            if self._after_step is not None:
+                self._after_step(self._joined(changed[: len(self._updated)]))
             for live, value in zip(state, changed, strict=True):
                 live.copy_(value)
         return [row]
@@ -351,10 +364,6 @@ class Learner:
     def _only_gradient(self, *batch: Any) -> list[Tensor]:
         gradients, row = self.pure_gradient([p.data for p in self._updated], self._compute_loss, *batch)
         return [*gradients, row]
-
-    def _call_after_step(self, updated: Sequence[Tensor]) -> None:
-        if self._after_step is not None:
-            self._after_step(torch.cat([value.detach().reshape(-1) for value in updated]))
 
     def step(self, *batch: Any) -> Tensor:
         """Update the parameters along the loss's gradient.
@@ -389,7 +398,8 @@ class Learner:
             parameter.grad = gradient
         with _as_if_compiling() if self._in_graph else nullcontext():
             self.optimizer.step()
-        self._call_after_step(self._updated)
+        if self._after_step is not None:
+            self._after_step(self.vector)
 
     def schedule(self, steps: int) -> None:
         """Set the learning rate after so many steps, where it has an end to go to."""
