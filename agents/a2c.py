@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from agents.agent import Agent, Metrics, Played, masked_mean
-from agents.parts.acting import Noise, chain, reader, to_actions
+from agents.parts.acting import CompiledChoice, Noise, chain, reader, to_actions
 from agents.parts.device_envs import DeviceVectorEnv
 from agents.parts.device_rounds import RolloutRounds, Steps
 from agents.parts.hyperparameters import check_learning, check_loss
@@ -321,6 +321,9 @@ class A2C(Agent):
         self.actor = copy.deepcopy(self.network).requires_grad_(False) if self.overlap else self.network
         self.actor_outputs = chain([*self.actor.policy.encoder, self.actor.policy.head])
         self.as_array = reader(self.device)
+        self.choice: CompiledChoice | None = None
+        if self.compiled:
+            self.choice = CompiledChoice("A2C", self._choose_in_graph, self._choose, [], self.device)
         noise_shape = (self.spec.num_envs, *self.policy.noise_shape)
         self.noise = Noise(self._fill_noise, self.rollout_length, noise_shape, self.device)
         self.rollout = Rollout(self.layout, self.rollout_length, self.spec.num_envs, self.device)
@@ -374,16 +377,33 @@ class A2C(Agent):
         return self._act(observation, action_mask, explore)
 
     def _act(self, observation: Tensor, action_mask: Tensor | None, explore: bool) -> Tensor:
-        if explore or not self.overlap:
-            outputs = self.policy.arrange(self.actor_outputs(self.actor.normalized(observation)))
-        else:  # an evaluation is of the newest
+        if not explore:
+            return self._most_likely(observation, action_mask).cpu()
+        number = observation.shape[0]
+        choose = self._choose if self.choice is None or number != self.spec.num_envs else self.choice
+        return to_actions(choose(observation, action_mask, self.noise.take(number)))
+
+    def _most_likely(self, observation: Tensor, action_mask: Tensor | None) -> Tensor:
+        """By the newest policy, not by one that acts while another learns."""
+        if self.overlap:
             self.beside.wait()
             with torch.no_grad():
                 outputs = self.policy(self.network.normalized(observation))
-        outputs = self._among(outputs, action_mask)
-        if not explore:
-            return self.policy.mode(outputs).cpu()
-        return to_actions(self.actor.policy.choose(self.as_array(outputs), self.noise.take(len(outputs))))
+        else:
+            outputs = self._outputs_to_act_on(observation)
+        return self.policy.mode(self._among(outputs, action_mask))
+
+    def _outputs_to_act_on(self, observation: Tensor) -> Tensor:
+        return self.policy.arrange(self.actor_outputs(self.actor.normalized(observation)))
+
+    def _choose(self, observation: Tensor, action_mask: Tensor | None, noise: Tensor) -> Any:
+        outputs = self._among(self._outputs_to_act_on(observation), action_mask)
+        return self.actor.policy.choose(self.as_array(outputs), self.as_array(noise))
+
+    def _choose_in_graph(self, observation: Tensor, action_mask: Tensor | None, noise: Tensor) -> Tensor:
+        """As :meth:`_choose`, of tensors alone."""
+        outputs = self.actor.policy(self.actor.normalized(observation))
+        return self.actor.policy.choose(self._among(outputs, action_mask), noise)
 
     def _fill_noise(self, noise: Tensor) -> Tensor:
         return self.policy.fill_noise(noise, self.generator)

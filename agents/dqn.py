@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from agents.agent import Agent, Metrics, Played, masked_mean
-from agents.parts.acting import chain, reader, to_actions
+from agents.parts.acting import CompiledChoice, chain, reader, to_actions
 from agents.parts.device_envs import DeviceVectorEnv
 from agents.parts.device_rounds import ReplayRounds
 from agents.parts.exploration import RandomActions, linear_schedule
@@ -217,6 +217,9 @@ class DQN(Agent):
         heads = [] if self.dueling else [self.network.advantage]
         self.first_layers = chain([*self.network.encoder, *heads])
         self.as_array = reader(self.device)
+        self.choice: CompiledChoice | None = None
+        if self.compiled:
+            self.choice = CompiledChoice("DQN", self._choose_in_graph, self._choose, [self.loss], self.device)
         self.random_actions = RandomActions(self.num_actions, self.spec.num_envs, self.generator.initial_seed())
         self.target_network = copy.deepcopy(self.network).requires_grad_(False)
         if self.normalize_observations:  # one for both networks; the online one's, so that a model file holds it
@@ -226,7 +229,7 @@ class DQN(Agent):
         self.exponent = torch.zeros((), device=self.device)
         self.replay: Replay | None = None
         self.rounds: ReplayRounds | None = None
-        self.starts_eagerly = False  # where the compiled gradient step is a part of rounds on the device
+        self.starts_eagerly = False  # where acting and the compiled gradient step are parts of rounds on the device
         self.updates = 0
 
     def _make_replay(self) -> Replay:
@@ -253,16 +256,26 @@ class DQN(Agent):
 
     def act(self, observation: Tensor, *, explore: bool = True) -> Tensor:
         """Epsilon-greedy, with one coin per environment; the weights' noise is that of all environments."""
-        outputs = self._outputs_to_act_on(self._normalized(observation), explore)
-        action = to_actions(self.as_array(self.loss.q_values(outputs)).argmax(-1))
-        return torch.from_numpy(self.random_actions.mix(action.numpy(), self.epsilon)) if explore else action
+        noise = self._draw_noise(1)[0] if explore and self.noisy else None
+        usual = explore and observation.shape[0] == self.spec.num_envs and not self.starts_eagerly
+        choose = self._choose if self.choice is None or not usual else self.choice
+        action = to_actions(choose(observation, noise))
+        return self.random_actions.mix(action, self.epsilon) if explore else action
 
-    def _outputs_to_act_on(self, observation: Tensor, explore: bool) -> Tensor:
-        if not (self.dueling or (explore and self.noisy)):
+    def _choose(self, observation: Tensor, noise: Tensor | None) -> Any:
+        outputs = self._outputs_to_act_on(self._normalized(observation), noise)
+        return self.as_array(self.loss.q_values(outputs)).argmax(-1)
+
+    def _choose_in_graph(self, observation: Tensor, noise: Tensor | None) -> Tensor:
+        """As :meth:`_choose`, of tensors alone."""
+        return self.loss.q_values(self.network(self._normalized(observation), noise)).argmax(-1)
+
+    def _outputs_to_act_on(self, observation: Tensor, noise: Tensor | None) -> Tensor:
+        if not (self.dueling or noise is not None):
             return self.network.combine(self.first_layers(observation), None)
         with torch.no_grad():
-            if explore and self.noisy:
-                return self.network(observation, self._draw_noise(1)[0])  # type: ignore[no-any-return]
+            if noise is not None:
+                return self.network(observation, noise)  # type: ignore[no-any-return]
             return self.network.heads(self.first_layers(observation))
 
     def _normalized(self, observation: Tensor) -> Tensor:
@@ -352,9 +365,13 @@ class DQN(Agent):
         """Take as many gradient steps as the replay ratio asks for by the last round."""
         if self.replay is None or not self.replay.can_sample(self.window):
             return []
-        self.learner.schedule(self.steps)
         last_round = self.steps - self.steps % self.update_every
         due = self.count_updates(last_round, self.spec.num_envs) - self.updates
+        if not due:
+            return []
+        self.learner.schedule(self.steps)
+        if self.choice is not None:
+            self.choice.look()
         return [self._gradient_step(self.replay) for _ in range(due)]
 
     def _gradient_step(self, replay: Replay) -> Tensor:

@@ -190,6 +190,7 @@ CASES = [
     Case("DQN", 1, 30_000, without(DQN_RUNS, ON_DEVICE, "JAX, whole loop")),
     Case("DQN", 8, 50_000, without(DQN_RUNS, ON_DEVICE, "JAX, whole loop")),
     Case("DQN", 10, 100_000, {name: DQN_RUNS[name] for name in (COMPILED, ON_DEVICE, "JAX, whole loop", FLOOR)}),
+    Case("DQN", 64, 100_000, {name: DQN_RUNS[name] for name in (EAGER, COMPILED, "SB3", FLOOR)}),
     Case("A2C", 8, 400_000, without(A2C_RUNS, "SB3, vectorised")),
     Case("A2C", 64, 1_000_000, without(A2C_RUNS, "SB3")),
     Case("A2C", 1_024, 4_000_000, without(A2C_RUNS, "SB3")),

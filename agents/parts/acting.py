@@ -1,11 +1,13 @@
-"""Choosing actions without overhead: on a CPU in numpy.
+"""Choosing actions without overhead: compiled, or on a CPU in numpy.
 
 A policy step is a few tiny operations. Between two of them the environments step, so that the code of each torch
-operation has left the processor's caches when it comes round again; numpy's paths are shorter.
+operation has left the processor's caches when it comes round again; numpy's paths are shorter, and that of one compiled
+function is the shortest.
 """
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable
 from itertools import takewhile
 from typing import Any, TypeVar
@@ -14,8 +16,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from agents.parts.graphs import CannotCompile, Compiled
+
 # What both tensors and arrays can be given to: arithmetic, argmax and reshape.
 ArrayT = TypeVar("ArrayT", Tensor, np.ndarray)
+
+# Up to so many multiplications a product of matrices takes less in code around which nothing is called.
+_OWN_PRODUCTS = 2**17
 
 _IN_NUMPY: dict[type[nn.Module], Callable[..., np.ndarray]] = {
     nn.ReLU: lambda x: np.maximum(x, 0.0, out=x),
@@ -80,6 +87,50 @@ def reader(device: torch.device) -> Callable[[Tensor], Any]:
     return Tensor.numpy if on_host(device) else _itself
 
 
+class CompiledChoice:
+    """Chooses actions by one compiled graph; where there can be none, as without.
+
+    Args:
+        owner: Who acts, for the warning.
+        choose: From tensors, and None, to actions. Its parameters are read where they are, as in :func:`chain`.
+        eager: The same, without the compiler.
+        made_of: What ``choose`` computes with beside tensors.
+        device: Where the tensors are.
+    """
+
+    def __init__(
+        self,
+        owner: str,
+        choose: Callable[..., Tensor],
+        eager: Callable[..., Tensor],
+        made_of: Iterable[Any],
+        device: torch.device,
+    ) -> None:
+        self._owner = owner
+        self._eager = eager
+        self._compiled: Compiled | None = Compiled(
+            torch.no_grad()(lambda *x: [choose(*x)]), lambda: made_of, device, own_products=_OWN_PRODUCTS
+        )
+
+    def look(self) -> None:
+        """Act as without from now on where what it computes with changed; not looked at for each action."""
+        if self._compiled is not None and self._compiled.made and self._compiled.changed():
+            self._go_on_eagerly("what it computes with changed")
+
+    def __call__(self, *arguments: Tensor | None) -> Tensor:
+        """Choose."""
+        if self._compiled is not None:
+            try:
+                return self._compiled.call(*arguments)[0]
+            except CannotCompile as error:
+                self._go_on_eagerly(error)
+        return self._eager(*arguments)
+
+    def _go_on_eagerly(self, why: object) -> None:
+        warnings.warn(f"{self._owner}: acting cannot be compiled, goes on without: {why}", stacklevel=4)
+        self._compiled = None
+
+
 def _itself(x: Tensor) -> Tensor:
     return x
 
@@ -104,18 +155,19 @@ class Noise:
     ) -> None:
         self._fill = fill
         self._rows = torch.zeros(steps, *shape, device=device)
-        self._as_array = reader(device)
+        self._steps = self._rows.unbind()
+        self._num_envs = shape[0]
         self._next = steps
 
-    def take(self, num_envs: int) -> Any:
+    def take(self, num_envs: int) -> Tensor:
         """Those of one step of so many environments; of another number than usual they are drawn by themselves."""
-        if num_envs != self._rows.shape[1]:
-            return self._as_array(self._fill(self._rows.new_empty(num_envs, *self._rows.shape[2:])))
-        if self._next == len(self._rows):
+        if num_envs != self._num_envs:
+            return self._fill(self._rows.new_empty(num_envs, *self._rows.shape[2:]))
+        if self._next == len(self._steps):
             self._fill(self._rows)
             self._next = 0
         self._next += 1
-        return self._as_array(self._rows)[self._next - 1]
+        return self._steps[self._next - 1]
 
     def state_dict(self) -> dict[str, Tensor]:
         """Those that are drawn and not taken."""

@@ -212,6 +212,7 @@ class _Buffer:
         self.observation, self.next_observation = rows["observation"], rows["next_observation"]
         self.action, self.reward = rows["action"], rows["reward"]
         self.terminated, self.truncated, self.valid = rows["terminated"], rows["truncated"], rows["valid"]
+        self.valid[:] = True
         self.acting = raw[split:end].view(layout.numpy_dtype["observation"].base).reshape(num_envs, *shape)
         if layout.has_action_mask:
             self.action_mask, self.next_action_mask = rows["action_mask"], rows["next_action_mask"]
@@ -351,7 +352,8 @@ class Envs:
             observation = np.asarray(observation)
             if self._observation_start:
                 observation = observation - self._observation_start
-            return np.array(observation, dtype=self.layout.numpy_dtype["observation"].base).reshape(-1, *shape)
+            stored = np.array(observation, dtype=self.layout.numpy_dtype["observation"].base, order="C")
+            return stored.reshape(-1, *shape)
         except (TypeError, ValueError) as error:
             raise EnvironmentFault(
                 f"an environment's observation does not fit its space, of shape {shape}, at step {self.steps}: {error}"
@@ -425,7 +427,8 @@ class Envs:
         buffer.reward[:] = reward
         buffer.terminated[:] = terminated
         buffer.truncated[:] = truncated
-        buffer.valid[:] = True if resetting is None else ~resetting
+        if self.spec.has_reset_steps:
+            buffer.valid[:] = True if resetting is None else ~resetting
         if mask is not None:
             buffer.action_mask[:], buffer.next_action_mask[:] = self._current_mask, next_mask
             buffer.acting_mask[:] = self._current_mask = mask

@@ -6,6 +6,9 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
+
+from agents.parts.acting import ArrayT
 
 _STEPS_OF_A_DRAW = 64
 
@@ -42,21 +45,24 @@ class RandomActions:
         self._coin, self._action, self._next = coin, action, 0
         self._smallest: list[float] = coin.min(axis=1).tolist()
 
-    def mix(self, action: np.ndarray, epsilon: float) -> np.ndarray:
+    def mix(self, action: ArrayT, epsilon: float) -> ArrayT:
         """Actions ``(N,)`` with a random one in place of each with the probability ``epsilon``.
 
         Another number of actions than usual gets coins of its own.
         """
-        if len(action) != self._num_envs:
-            coin, random = self._draw(len(action))
-            return np.where(coin < epsilon, random, action)
-        if self._next == len(self._coin):
-            self._use(*self._draw(_STEPS_OF_A_DRAW, self._num_envs))
-        step = self._next
-        self._next += 1
-        if self._smallest[step] >= epsilon:
-            return action
-        return np.where(self._coin[step] < epsilon, self._action[step], action)
+        number = action.shape[0]
+        if number != self._num_envs:
+            coin, random = self._draw(number)
+        else:
+            if self._next == len(self._coin):
+                self._use(*self._draw(_STEPS_OF_A_DRAW, number))
+            step = self._next
+            self._next += 1
+            if self._smallest[step] >= epsilon:
+                return action
+            coin, random = self._coin[step], self._action[step]
+        mixed = np.where(coin < epsilon, random, np.asarray(action))
+        return torch.from_numpy(mixed) if isinstance(action, Tensor) else mixed
 
     def state_dict(self) -> dict[str, Any]:
         """Those that are drawn and not used, and where the next come from."""

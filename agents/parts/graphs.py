@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from itertools import chain
 from operator import is_
@@ -12,10 +12,12 @@ from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
 from typing import Any, TypeAlias
 
 import torch
-import torch._inductor
+import torch._functorch.config
 from torch import Tensor
 from torch._functorch.compile_utils import fx_graph_cse
 from torch._guards import detect_fake_mode
+from torch._inductor.compile_fx import compile_fx, compile_fx_inner
+from torch._inductor.output_code import CompiledFxGraph
 from torch._subclasses import FakeTensor, FakeTensorMode
 from torch.fx import GraphModule, Node
 from torch.fx.experimental.proxy_tensor import disable_proxy_modes_tracing, make_fx
@@ -26,6 +28,8 @@ from rlloss.core.distributed import process_count
 
 # A function whose graph has to be made anew more often is one that changes again and again.
 _MOST_GRAPHS = 8
+# Up to which a product's rows may be few enough to do without a library.
+_FEW_ROWS = 16
 # What is the same where it is equal, and holds nothing.
 NUMBERS = (bool, int, float, str)
 # What is looked at as a whole: what it holds does not change, or is an input of the graph.
@@ -70,7 +74,9 @@ def _options(device: torch.device) -> dict[str, Any]:
     return {"cpp_wrapper": True, "cpp.use_decompose_tanh": True} if device.type == "cpu" else {}
 
 
-def trace(function: Callable[..., Any], *examples: Tensor, without_data: bool = False) -> GraphModule:
+def trace(
+    function: Callable[..., Any], *examples: Tensor, without_data: bool = False, own_products: int = 0
+) -> GraphModule:
     """A function of tensors as a graph of tensor operations, gradients included, that changes nothing but arguments.
 
     What is computed twice, such as the values of the same states with and without gradient, is computed once.
@@ -79,10 +85,15 @@ def trace(function: Callable[..., Any], *examples: Tensor, without_data: bool = 
         function: The function.
         examples: Arguments.
         without_data: Whether only the arguments' shapes are known while it is traced, so that nothing is computed.
+        own_products: As in :class:`Compiled`.
     """
     options = _WITHOUT_DATA if without_data else {}
+    products: dict[Any, Callable[..., Any]] = {
+        torch.ops.aten.mm.default: partial(_mm, own_products),
+        torch.ops.aten.addmm.default: partial(_addmm, own_products),
+    }
     plain = make_fx(lambda *x: function(*x), **options)(*examples)  # which a method is not taken for
-    traced = make_fx(torch.func.functionalize(lambda *x: plain(*x)), _THIN_PRODUCTS, **options)(*examples)
+    traced = make_fx(torch.func.functionalize(lambda *x: plain(*x)), products, **options)(*examples)
     # It would take two draws of random numbers for one.
     graph = traced.graph if any(map(_is_random, traced.graph.nodes)) else fx_graph_cse(traced.graph)
     graph.eliminate_dead_code()
@@ -93,11 +104,12 @@ def _is_random(node: Node) -> bool:
     return torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ())
 
 
-def _mm(a: Tensor, b: Tensor) -> Any:
-    """A product of matrices with a short side, which libraries for a CPU are slow at (docs/speed.md has figures)."""
+def _mm(own_products: int, a: Tensor, b: Tensor) -> Any:
+    """A product of matrices that libraries for a CPU are slow at (docs/speed.md has figures)."""
     (m, k), n = a.shape, b.shape[1]
     along_rows = b.stride(1) == 1 and min(m, k) <= 2
-    along_both = a.stride(1) == b.stride(0) == 1 and n <= 2
+    is_small = m <= _FEW_ROWS and m * k * n <= own_products
+    along_both = a.stride(1) == b.stride(0) == 1 and (n <= 2 or is_small)
     if a.device.type != "cpu":
         return NotImplemented
     if along_rows or along_both:  # code of the compiler's own, which what comes before and after is part of
@@ -105,12 +117,9 @@ def _mm(a: Tensor, b: Tensor) -> Any:
     return torch.mm(b.t(), a.t()).t().contiguous() if n <= 8 < m else NotImplemented
 
 
-def _addmm(x: Tensor, a: Tensor, b: Tensor, *, beta: float = 1, alpha: float = 1) -> Any:
-    product = _mm(a, b) if beta == alpha == 1 else NotImplemented
+def _addmm(own_products: int, x: Tensor, a: Tensor, b: Tensor, *, beta: float = 1, alpha: float = 1) -> Any:
+    product = _mm(own_products, a, b) if beta == alpha == 1 else NotImplemented
     return product if product is NotImplemented else x + product
-
-
-_THIN_PRODUCTS: dict[Any, Callable[..., Any]] = {torch.ops.aten.mm.default: _mm, torch.ops.aten.addmm.default: _addmm}
 
 
 class Compiled:
@@ -129,6 +138,8 @@ class Compiled:
         device: Where it computes.
         owner: Whose attributes the function may not set. Those that ``counters`` names change beside it, in another
             thread.
+        own_products: Products of matrices ``(m, k)`` and ``(n, k)^T`` of few rows with m k n up to this are code of the
+            compiler's own, on a CPU: a library's call takes longer than such a product.
 
     Attributes:
         made: How many graphs were made.
@@ -140,10 +151,12 @@ class Compiled:
         made_of: Callable[[], Iterable[Any]],
         device: torch.device,
         owner: Any = None,
+        own_products: int = 0,
     ) -> None:
         self._function = function
         self._contents = _Contents(made_of)
         self._device = device
+        self._own_products = own_products
         self._attributes: dict[str, Any] = getattr(owner, "__dict__", {})
         self._counters: frozenset[str] = getattr(owner, "counters", frozenset())
         self._graphs: dict[Kinds, Callable[..., list[Tensor]]] = {}
@@ -155,8 +168,16 @@ class Compiled:
         Raises:
             CannotCompile: The function cannot be compiled, or became another one too often.
         """
-        if self._contents.changed():
+        if self.changed():
             self._graphs.clear()
+        return self.call(*arguments)
+
+    def changed(self) -> bool:
+        """Whether what the function computes with is another than when this was last asked."""
+        return self._contents.changed()
+
+    def call(self, *arguments: Tensor | None) -> list[Tensor]:
+        """Call it without a look at what it computes with."""
         kinds = tuple([None if x is None else (x.shape, x.stride(), x.dtype) for x in arguments])
         if kinds not in self._graphs:
             self._graphs[kinds] = self._make(arguments)
@@ -178,7 +199,11 @@ class Compiled:
         try:
             examples = [x for x in arguments if x is not None]
             inputs, plain = _take_found(function, examples)
-            compiled = compile_graph(trace(plain, *inputs, without_data=True), inputs, _options(self._device))
+            graph = trace(plain, *inputs, without_data=True, own_products=self._own_products)
+            options = _options(self._device)
+            if self._own_products:  # a sum of a few would be computed anew wherever it is used
+                options["unroll_reductions_threshold"] = 1
+            compiled = compile_graph(graph, inputs, options)
         except Exception as error:  # what tracing the code of a loss may raise is anyone's guess
             self._restore(attributes)
             raise CannotCompile(first_line(error)) from error
@@ -188,6 +213,8 @@ class Compiled:
         run: Callable[..., list[Tensor]] = partial(compiled, *inputs[: len(inputs) - len(examples)])
         if self._device.type == "cuda" and process_count() == 1:
             run = Replayed(run)
+        if len(present) == len(arguments):
+            return run
         return lambda *given: run(*[x for x in given if x is not None])
 
     def _restore(self, attributes: dict[str, Any]) -> bool:
@@ -204,10 +231,28 @@ class Compiled:
 
 
 def compile_graph(graph: GraphModule, inputs: list[Tensor], options: dict[str, Any]) -> Callable[..., list[Tensor]]:
-    """A graph of tensor operations as code of torch's compiler."""
-    with torch.no_grad():
-        compiled: Callable[..., list[Tensor]] = torch._inductor.compile(graph, [*inputs], options)
-    return compiled
+    """A graph of tensor operations as code of torch's compiler, without what torch puts around it.
+
+    That is for gradients and views, of which there are none here, and takes as long as a small network.
+    """
+    codes: list[Callable[[list[Any]], Any]] = []
+
+    def compile_inner(inner: GraphModule, examples: Sequence[Any], **more: Any) -> Any:
+        compiled = compile_fx_inner(inner, examples, **more)
+        is_whole = len(examples) == len(inputs) and _number_of_results(inner) == _number_of_results(graph)
+        if isinstance(compiled, CompiledFxGraph) and compiled.current_callable is not None and is_whole:
+            codes.append(compiled.current_callable)
+        return compiled
+
+    # A hit in the cache of what is around it would not show the code; the code has a cache of its own.
+    with torch.no_grad(), torch._functorch.config.patch(enable_autograd_cache=False):
+        whole: Any = compile_fx(graph, [*inputs], compile_inner, options)
+    return whole if len(codes) != 1 else lambda *x: codes[0]([*x])
+
+
+def _number_of_results(graph: GraphModule) -> int:
+    (results,) = graph.graph.output_node().args
+    return len(results) if isinstance(results, tuple | list) else 1
 
 
 class Replayed:

@@ -1,10 +1,14 @@
 from __future__ import annotations
 
+import warnings
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch import nn
 
-from agents.parts.acting import Noise, chain, reader, to_actions
+from agents.parts import graphs
+from agents.parts.acting import CompiledChoice, Noise, chain, reader, to_actions
 from agents.parts.networks import make_encoder
 from agents.parts.spaces import Box, Discrete, Space
 from tests.conftest import assert_close
@@ -87,3 +91,60 @@ def test_noise_is_drawn_for_several_steps() -> None:
     assert count_up.calls == 3  # type: ignore[attr-defined]
     later.load_state_dict(noise.state_dict())
     assert torch.as_tensor(later.take(3))[0] == 400.0, "all were taken"
+
+
+@pytest.fixture
+def by_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Graphs are run by torch's own kernels, which takes no time to compile."""
+    monkeypatch.setattr(graphs, "compile_graph", lambda graph, inputs, options: torch.no_grad()(graph))
+
+
+def never(*arguments: torch.Tensor | None) -> torch.Tensor:
+    raise AssertionError("nobody should act eagerly")
+
+
+@pytest.mark.usefixtures("by_torch")
+def test_a_compiled_choice_goes_by_the_parameters_as_they_are() -> None:
+    layer, x = nn.Linear(3, 4), torch.randn(2, 3)
+    made_of = SimpleNamespace(sign=1.0)
+    choice = CompiledChoice(
+        "Test", lambda x, bias: (made_of.sign * layer(x)).argmax(-1), never, [made_of], torch.device("cpu")
+    )
+    for _ in range(3):
+        choice.look()
+        actions = choice(x, None)
+        assert torch.equal(actions, layer(x).argmax(-1)) and not actions.requires_grad
+        with torch.no_grad():
+            layer.weight.copy_(torch.randn(4, 3))
+    assert choice._compiled is not None and choice._compiled.made == 1
+
+
+@pytest.mark.usefixtures("by_torch")
+def test_a_choice_that_changes_goes_on_eagerly() -> None:
+    made_of, x = SimpleNamespace(sign=1.0), torch.tensor([[1.0, 2.0]])
+
+    def choose(x: torch.Tensor) -> torch.Tensor:
+        return torch.mul(x, made_of.sign).argmax(-1)
+
+    choice = CompiledChoice("Test", choose, choose, [made_of], torch.device("cpu"))
+    made_of.sign = 2.0  # before anything was compiled
+    choice.look()
+    assert choice(x).tolist() == [1]
+    made_of.sign = -1.0
+    with pytest.warns(UserWarning, match="Test: acting cannot be compiled, goes on without: what it computes with"):
+        choice.look()
+    assert choice(x).tolist() == [0]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        choice.look()
+
+
+@pytest.mark.usefixtures("by_torch")
+def test_a_choice_that_cannot_be_compiled_is_made_eagerly() -> None:
+    def choose(x: torch.Tensor) -> torch.Tensor:
+        return x.argmax(-1) if x.sum().item() > 0 else x.argmin(-1)
+
+    choice, x = CompiledChoice("Test", choose, choose, [], torch.device("cpu")), torch.tensor([[1.0, 2.0]])
+    with pytest.warns(UserWarning, match="Test: acting cannot be compiled, goes on without: "):
+        assert choice(x).tolist() == [1]
+    assert choice(-x).tolist() == [1]

@@ -93,6 +93,16 @@ def test_transitions_are_those_of_the_episodes(envs: Envs, generator: torch.Gene
     assert envs.steps == sum(len(steps) for steps in seen)
 
 
+def test_observations_lie_row_by_row() -> None:
+    """Gymnasium's CartPole begins with columns: another layout at the first step would take another graph."""
+    envs = Envs(make_vec("CartPole-v1", 3))
+    envs.reset(seed=0)
+    assert envs.observation.is_contiguous()
+    envs.step(torch.zeros(3, dtype=torch.int64))
+    assert envs.observation.is_contiguous()
+    envs.close()
+
+
 def test_next_observation_to_act_on_begins_the_next_episode(envs: Envs, generator: torch.Generator) -> None:
     """After an end, what is acted on next as a step is the first observation of the next episode."""
     envs.reset(0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 
 from agents.parts.exploration import RandomActions, linear_schedule
 
@@ -42,6 +43,17 @@ def test_always_and_never() -> None:
     random = RandomActions(3, 5, seed=0)
     assert (drawn(random, 100, 0.0) == -1).all()
     assert (drawn(random, 100, 1.0) >= 0).all()
+
+
+@pytest.mark.parametrize("epsilon", [0.0, 0.4, 1.0])
+def test_actions_are_what_they_were_tensors_or_arrays(epsilon: float) -> None:
+    of_arrays, of_tensors = RandomActions(3, 5, seed=0), RandomActions(3, 5, seed=0)
+    for _ in range(10):
+        given = torch.full((5,), -1)
+        mixed = of_tensors.mix(given, epsilon)
+        assert isinstance(mixed, torch.Tensor) and mixed.dtype == torch.int64
+        assert (mixed.numpy() == of_arrays.mix(np.full(5, -1), epsilon)).all()
+        assert (given == -1).all()
 
 
 def test_another_number_of_actions_than_usual() -> None:

@@ -146,18 +146,41 @@ def test_thin_products_are_the_products(sizes: tuple[int, int, int]) -> None:
 
     for a in (rows, rows.t().contiguous().t()):
         for b in (columns, columns.t().contiguous().t()):
-            products = graphs.trace(function, a, b)(a, b)
-            torch.testing.assert_close(products, function(a, b))
+            for own_products in (0, 10_000):
+                products = graphs.trace(function, a, b, own_products=own_products)(a, b)
+                torch.testing.assert_close(products, function(a, b))
 
 
 def test_thin_products_are_taken_where_they_are_thin() -> None:
-    def operations(m: int, k: int, n: int) -> set[str]:
-        graph = graphs.trace(lambda a, b: [a @ b], torch.randn(m, k), torch.randn(n, k).t()).graph
+    def operations(m: int, k: int, n: int, own_products: int = 0) -> set[str]:
+        matrices = torch.randn(m, k), torch.randn(n, k).t()
+        graph = graphs.trace(lambda a, b: [a @ b], *matrices, own_products=own_products).graph
         return {str(node.target) for node in graph.nodes if node.op == "call_function"}
 
     assert "aten.mm.default" not in operations(40, 64, 2)
     assert operations(40, 64, 9) == {"aten.mm.default"}
     assert operations(40, 64, 8) > {"aten.mm.default"}, "of the transposed"
+    assert "aten.mm.default" not in operations(16, 64, 64, own_products=16 * 64 * 64)
+    for m, own_products in ((16, 16 * 64 * 64 - 1), (17, 2**20)):
+        assert operations(m, 64, 64, own_products=own_products) == {"aten.mm.default"}
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
+def test_compiled_code_is_the_graph() -> None:
+    """Of results that are arguments, or the same twice, and of what is written to."""
+    written = torch.zeros(3)
+
+    def function(x: Tensor, y: Tensor) -> list[Tensor]:
+        total = x @ y
+        written.add_(total.view(-1))
+        return [total, x.view(-1), total, written * 2.0]
+
+    call, x, y = compiled(function), torch.randn(1, 4), torch.randn(4, 3)
+    for k in (1, 2, 3):
+        results = call(x, y)
+        for result, expected in zip(results, [x @ y, x.view(-1), x @ y, (2.0 * k * (x @ y)).view(-1)], strict=True):
+            torch.testing.assert_close(result.flatten(), expected.flatten())
+    torch.testing.assert_close(written, 3.0 * (x @ y).view(-1))
 
 
 class Device:
