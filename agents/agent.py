@@ -74,7 +74,7 @@ class Agent(ABC):
             spec: The environment's spaces and number.
             device: Where everything lives.
             seed: Seed of the weights and of the agent's own generator.
-            compiled: Whether a gradient step becomes one compiled graph.
+            compiled: Whether a gradient step becomes one compiled graph, and choosing actions another.
 
         Returns:
             The agent itself.

@@ -410,6 +410,7 @@ class DQN(Agent):
         if self.rounds is None or self.rounds.env is not env:
             self.rounds = self._make_rounds(env, self.replay)
         if not self.rounds.prepare():
+            self.starts_eagerly = False
             return None
         due, rates, target_rates = self._plan(
             self.rounds, self.replay, min(-(-steps // env.num_envs), self.rounds.most)

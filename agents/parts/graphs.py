@@ -186,6 +186,8 @@ class Compiled:
     def _make(self, arguments: tuple[Tensor | None, ...]) -> Callable[..., list[Tensor]]:
         if self.made == _MOST_GRAPHS:
             raise CannotCompile(f"its shapes, or what it computes with, changed {_MOST_GRAPHS} times")
+        if self._graphs and self.changed():  # it is looked at anew for all of them
+            self._graphs.clear()
         self._contents.look()
         attributes = self._attributes.copy()
         present = [k for k, x in enumerate(arguments) if x is not None]

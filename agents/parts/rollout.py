@@ -24,7 +24,6 @@ class Rollout:
     def __init__(self, layout: Layout, length: int, num_envs: int, device: torch.device) -> None:
         self.rows = torch.zeros(length, num_envs, layout.row_bytes, dtype=torch.uint8, device=device)
         self._as_array = reader(device)
-        self._written = self._as_array(self.rows)
         self.layout = layout
         self.size = 0
 
@@ -40,7 +39,7 @@ class Rollout:
 
     def write(self, transitions: Transitions) -> None:
         """Store one step of all environments."""
-        self._written[self.size] = self._as_array(transitions.packed)
+        self._as_array(self.rows)[self.size] = self._as_array(transitions.packed)
         self.size += 1
 
     def read(self) -> Tensor:

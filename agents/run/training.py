@@ -39,9 +39,9 @@ from rlloss.core.distributed import process_count, process_rank
 # Evaluations while training see other episodes than training does, the same ones each time.
 EVALUATION_SEED_OFFSET = 1_000_003
 
-# A compiled gradient step saves 0.3 to 0.7 ms and takes up to 20 s to compile the first time; in device environments,
-# where acting and stepping are compiled with it, it saves 1 to 2 ms.
-UPDATES_WORTH_COMPILING = 50_000
+# Compiled, a gradient step and the acting before it save 0.7 to 2 ms and take up to 20 s to compile the first time; in
+# device environments, where stepping is compiled with them, they save 1 to 3 ms and take up to 29 s.
+UPDATES_WORTH_COMPILING = 25_000
 UPDATES_WORTH_COMPILING_ON_DEVICE = 15_000
 
 
@@ -148,8 +148,8 @@ def train(
         seed: Seed of the environments, the weights and the agent's randomness, in [0, 2^32).
         device: Where the agent lives; "auto" is a GPU when there is one.
         threads: Threads of torch's CPU kernels and numpy's, >= 1; more than 1 rarely pays for networks of this size.
-        compile: "on" makes a gradient step one compiled graph, which is faster and takes seconds to start (more the
-            first time); "auto" does so where the run is long enough to earn them back and a compiler is there.
+        compile: "on" makes a gradient step one compiled graph, and choosing actions another, which is faster and takes
+            seconds to start (more the first time); "auto" does so where the run is long enough to earn them back and a compiler is there.
         log_every: Steps between two rows of metrics.csv, >= 1; one more comes with the last evaluation.
         eval_every: Steps between two evaluations of the greedy policy; 0 for none but the last. The model that does
             best in them is kept as best.safetensors.

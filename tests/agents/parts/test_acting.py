@@ -140,6 +140,21 @@ def test_a_choice_that_changes_goes_on_eagerly() -> None:
 
 
 @pytest.mark.usefixtures("by_torch")
+def test_no_graph_is_left_over_from_before_a_change() -> None:
+    """Also where another layout of what is observed has just got a graph of its own."""
+    made_of = SimpleNamespace(sign=1.0)
+    rows, columns = torch.tensor([[1.0, 2.0], [2.0, 1.0]]), torch.tensor([[1.0, 2.0], [2.0, 1.0]]).t()
+    choice = CompiledChoice(
+        "Test", lambda x: torch.mul(x, made_of.sign).argmax(-1), never, [made_of], torch.device("cpu")
+    )
+    assert choice(rows).tolist() == [1, 0]
+    made_of.sign = -1.0
+    assert choice(columns).tolist() == [0, 1]
+    choice.look()
+    assert choice(rows).tolist() == [0, 1]
+
+
+@pytest.mark.usefixtures("by_torch")
 def test_a_choice_that_cannot_be_compiled_is_made_eagerly() -> None:
     def choose(x: torch.Tensor) -> torch.Tensor:
         return x.argmax(-1) if x.sum().item() > 0 else x.argmin(-1)
