@@ -149,7 +149,8 @@ def train(
         device: Where the agent lives; "auto" is a GPU when there is one.
         threads: Threads of torch's CPU kernels and numpy's, >= 1; more than 1 rarely pays for networks of this size.
         compile: "on" makes a gradient step one compiled graph, and choosing actions another, which is faster and takes
-            seconds to start (more the first time); "auto" does so where the run is long enough to earn them back and a compiler is there.
+            seconds to start (more the first time); "auto" does so where the run is long enough to earn them back and a
+            compiler is there.
         log_every: Steps between two rows of metrics.csv, >= 1; one more comes with the last evaluation.
         eval_every: Steps between two evaluations of the greedy policy; 0 for none but the last. The model that does
             best in them is kept as best.safetensors.
