@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from agents.agent import Agent, Metrics, Played, masked_mean
-from agents.parts.acting import CompiledChoice, Noise, chain, reader, to_actions
+from agents.parts.acting import Choice, Noise, chain, reader, to_actions
 from agents.parts.device_envs import DeviceVectorEnv
 from agents.parts.device_rounds import RolloutRounds, Steps
 from agents.parts.hyperparameters import check_learning, check_loss
@@ -87,6 +87,11 @@ class ActorCritic(nn.Module):
         features = self.policy.encoder(observation)
         outputs = self.policy.heads(features)
         return outputs, self.critic(features if self.critic.encoder is None else observation)
+
+    def decide(self, observation: Tensor) -> Tensor:
+        """The policy's outputs alone."""
+        outputs: Tensor = self.policy(self.normalized(observation))
+        return outputs
 
     def criticize(self, observation: Tensor) -> Tensor:
         """The critic's outputs alone."""
@@ -321,9 +326,7 @@ class A2C(Agent):
         self.actor = copy.deepcopy(self.network).requires_grad_(False) if self.overlap else self.network
         self.actor_outputs = chain([*self.actor.policy.encoder, self.actor.policy.head])
         self.as_array = reader(self.device)
-        self.choice: CompiledChoice | None = None
-        if self.compiled:
-            self.choice = CompiledChoice("A2C", self._choose_in_graph, self._choose, [], self.device)
+        self.choice = Choice("A2C", self._choose_in_graph, self._choose, [], self.device, compiled=self.compiled)
         noise_shape = (self.spec.num_envs, *self.policy.noise_shape)
         self.noise = Noise(self._fill_noise, self.rollout_length, noise_shape, self.device)
         self.rollout = Rollout(self.layout, self.rollout_length, self.spec.num_envs, self.device)
@@ -380,7 +383,7 @@ class A2C(Agent):
         if not explore:
             return self._most_likely(observation, action_mask).cpu()
         number = observation.shape[0]
-        choose = self._choose if self.choice is None or number != self.spec.num_envs else self.choice
+        choose = self.choice if number == self.spec.num_envs else self._choose
         return to_actions(choose(observation, action_mask, self.noise.take(number)))
 
     def _most_likely(self, observation: Tensor, action_mask: Tensor | None) -> Tensor:
@@ -388,7 +391,7 @@ class A2C(Agent):
         if self.overlap:
             self.beside.wait()
             with torch.no_grad():
-                outputs = self.policy(self.network.normalized(observation))
+                outputs = self.network.decide(observation)
         else:
             outputs = self._outputs_to_act_on(observation)
         return self.policy.mode(self._among(outputs, action_mask))
@@ -402,7 +405,7 @@ class A2C(Agent):
 
     def _choose_in_graph(self, observation: Tensor, action_mask: Tensor | None, noise: Tensor) -> Tensor:
         """As :meth:`_choose`, of tensors alone."""
-        outputs = self.actor.policy(self.actor.normalized(observation))
+        outputs = self.actor.decide(observation)
         return self.actor.policy.choose(self._among(outputs, action_mask), noise)
 
     def _fill_noise(self, noise: Tensor) -> Tensor:
@@ -611,8 +614,7 @@ class A2C(Agent):
         self, network: ActorCritic, observation: Tensor, action: Tensor, action_mask: Tensor | None
     ) -> Tensor:
         """How likely a network's policy is to do what was done."""
-        outputs = network.policy(network.normalized(observation))
-        return network.policy.log_prob(self._among(outputs, action_mask), action)
+        return network.policy.log_prob(self._among(network.decide(observation), action_mask), action)
 
     @property
     def plays_on_device(self) -> bool:

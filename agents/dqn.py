@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from agents.agent import Agent, Metrics, Played, masked_mean
-from agents.parts.acting import CompiledChoice, chain, reader, to_actions
+from agents.parts.acting import Choice, chain, reader, to_actions
 from agents.parts.device_envs import DeviceVectorEnv
 from agents.parts.device_rounds import ReplayRounds
 from agents.parts.exploration import RandomActions, linear_schedule
@@ -217,9 +217,9 @@ class DQN(Agent):
         heads = [] if self.dueling else [self.network.advantage]
         self.first_layers = chain([*self.network.encoder, *heads])
         self.as_array = reader(self.device)
-        self.choice: CompiledChoice | None = None
-        if self.compiled:
-            self.choice = CompiledChoice("DQN", self._choose_in_graph, self._choose, [self.loss], self.device)
+        self.choice = Choice(
+            "DQN", self._choose_in_graph, self._choose, [self.loss], self.device, compiled=self.compiled
+        )
         self.random_actions = RandomActions(self.num_actions, self.spec.num_envs, self.generator.initial_seed())
         self.target_network = copy.deepcopy(self.network).requires_grad_(False)
         if self.normalize_observations:  # one for both networks; the online one's, so that a model file holds it
@@ -258,8 +258,7 @@ class DQN(Agent):
         """Epsilon-greedy, with one coin per environment; the weights' noise is that of all environments."""
         noise = self._draw_noise(1)[0] if explore and self.noisy else None
         usual = explore and observation.shape[0] == self.spec.num_envs and not self.starts_eagerly
-        choose = self._choose if self.choice is None or not usual else self.choice
-        action = to_actions(choose(observation, noise))
+        action = to_actions((self.choice if usual else self._choose)(observation, noise))
         return self.random_actions.mix(action, self.epsilon) if explore else action
 
     def _choose(self, observation: Tensor, noise: Tensor | None) -> Any:
@@ -370,8 +369,7 @@ class DQN(Agent):
         if not due:
             return []
         self.learner.schedule(self.steps)
-        if self.choice is not None:
-            self.choice.look()
+        self.choice.look()
         return [self._gradient_step(self.replay) for _ in range(due)]
 
     def _gradient_step(self, replay: Replay) -> Tensor:

@@ -87,8 +87,8 @@ def reader(device: torch.device) -> Callable[[Tensor], Any]:
     return Tensor.numpy if on_host(device) else _itself
 
 
-class CompiledChoice:
-    """Chooses actions by one compiled graph; where there can be none, as without.
+class Choice:
+    """Chooses actions, by one compiled graph where it is asked for one and there can be one.
 
     Args:
         owner: Who acts, for the warning.
@@ -96,6 +96,7 @@ class CompiledChoice:
         eager: The same, without the compiler.
         made_of: What ``choose`` computes with beside tensors.
         device: Where the tensors are.
+        compiled: Whether there is to be a graph.
     """
 
     def __init__(
@@ -105,12 +106,14 @@ class CompiledChoice:
         eager: Callable[..., Tensor],
         made_of: Iterable[Any],
         device: torch.device,
+        *,
+        compiled: bool,
     ) -> None:
         self._owner = owner
         self._eager = eager
-        self._compiled: Compiled | None = Compiled(
-            torch.no_grad()(lambda *x: [choose(*x)]), lambda: made_of, device, own_products=_OWN_PRODUCTS
-        )
+        function = torch.no_grad()(lambda *x: [choose(*x)])
+        graph = Compiled(function, lambda: made_of, device, own_products=_OWN_PRODUCTS)
+        self._compiled = graph if compiled else None
 
     def look(self) -> None:
         """Act as without from now on where what it computes with changed; not looked at for each action."""

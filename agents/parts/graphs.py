@@ -254,7 +254,8 @@ def compile_graph(graph: GraphModule, inputs: list[Tensor], options: dict[str, A
 
 def _number_of_results(graph: GraphModule) -> int:
     (results,) = graph.graph.output_node().args
-    return len(results) if isinstance(results, tuple | list) else 1
+    assert isinstance(results, tuple | list)
+    return len(results)
 
 
 class Replayed:

@@ -39,8 +39,8 @@ from rlloss.core.distributed import process_count, process_rank
 # Evaluations while training see other episodes than training does, the same ones each time.
 EVALUATION_SEED_OFFSET = 1_000_003
 
-# Compiled, a gradient step and the acting before it save 0.7 to 2 ms and take up to 20 s to compile the first time; in
-# device environments, where stepping is compiled with them, they save 1 to 3 ms and take up to 29 s.
+# Up to 64 environments a compiled gradient step, with the acting before it, saves 1 to 3 ms and takes up to 20 s to
+# compile the first time; in device environments, where stepping is compiled with it, it saves 1 to 4 ms and takes 29 s.
 UPDATES_WORTH_COMPILING = 25_000
 UPDATES_WORTH_COMPILING_ON_DEVICE = 15_000
 

@@ -5,7 +5,15 @@ from __future__ import annotations
 import pytest
 import torch
 
+from agents.parts import graphs
+
 
 @pytest.fixture
 def generator() -> torch.Generator:
     return torch.Generator().manual_seed(0)
+
+
+@pytest.fixture
+def by_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Graphs are run by torch's own kernels, which takes no time to compile."""
+    monkeypatch.setattr(graphs, "compile_graph", lambda graph, inputs, options: torch.no_grad()(graph))

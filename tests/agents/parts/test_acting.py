@@ -7,8 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from agents.parts import graphs
-from agents.parts.acting import CompiledChoice, Noise, chain, reader, to_actions
+from agents.parts.acting import Choice, Noise, chain, reader, to_actions
 from agents.parts.networks import make_encoder
 from agents.parts.spaces import Box, Discrete, Space
 from tests.conftest import assert_close
@@ -93,12 +92,6 @@ def test_noise_is_drawn_for_several_steps() -> None:
     assert torch.as_tensor(later.take(3))[0] == 400.0, "all were taken"
 
 
-@pytest.fixture
-def by_torch(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Graphs are run by torch's own kernels, which takes no time to compile."""
-    monkeypatch.setattr(graphs, "compile_graph", lambda graph, inputs, options: torch.no_grad()(graph))
-
-
 def never(*arguments: torch.Tensor | None) -> torch.Tensor:
     raise AssertionError("nobody should act eagerly")
 
@@ -107,8 +100,13 @@ def never(*arguments: torch.Tensor | None) -> torch.Tensor:
 def test_a_compiled_choice_goes_by_the_parameters_as_they_are() -> None:
     layer, x = nn.Linear(3, 4), torch.randn(2, 3)
     made_of = SimpleNamespace(sign=1.0)
-    choice = CompiledChoice(
-        "Test", lambda x, bias: (made_of.sign * layer(x)).argmax(-1), never, [made_of], torch.device("cpu")
+    choice = Choice(
+        "Test",
+        lambda x, bias: (made_of.sign * layer(x)).argmax(-1),
+        never,
+        [made_of],
+        torch.device("cpu"),
+        compiled=True,
     )
     for _ in range(3):
         choice.look()
@@ -126,7 +124,7 @@ def test_a_choice_that_changes_goes_on_eagerly() -> None:
     def choose(x: torch.Tensor) -> torch.Tensor:
         return torch.mul(x, made_of.sign).argmax(-1)
 
-    choice = CompiledChoice("Test", choose, choose, [made_of], torch.device("cpu"))
+    choice = Choice("Test", choose, choose, [made_of], torch.device("cpu"), compiled=True)
     made_of.sign = 2.0  # before anything was compiled
     choice.look()
     assert choice(x).tolist() == [1]
@@ -144,8 +142,8 @@ def test_no_graph_is_left_over_from_before_a_change() -> None:
     """Also where another layout of what is observed has just got a graph of its own."""
     made_of = SimpleNamespace(sign=1.0)
     rows, columns = torch.tensor([[1.0, 2.0], [2.0, 1.0]]), torch.tensor([[1.0, 2.0], [2.0, 1.0]]).t()
-    choice = CompiledChoice(
-        "Test", lambda x: torch.mul(x, made_of.sign).argmax(-1), never, [made_of], torch.device("cpu")
+    choice = Choice(
+        "Test", lambda x: torch.mul(x, made_of.sign).argmax(-1), never, [made_of], torch.device("cpu"), compiled=True
     )
     assert choice(rows).tolist() == [1, 0]
     made_of.sign = -1.0
@@ -159,7 +157,7 @@ def test_a_choice_that_cannot_be_compiled_is_made_eagerly() -> None:
     def choose(x: torch.Tensor) -> torch.Tensor:
         return x.argmax(-1) if x.sum().item() > 0 else x.argmin(-1)
 
-    choice, x = CompiledChoice("Test", choose, choose, [], torch.device("cpu")), torch.tensor([[1.0, 2.0]])
+    choice, x = Choice("Test", choose, choose, [], torch.device("cpu"), compiled=True), torch.tensor([[1.0, 2.0]])
     with pytest.warns(UserWarning, match="Test: acting cannot be compiled, goes on without: "):
         assert choice(x).tolist() == [1]
     assert choice(-x).tolist() == [1]

@@ -18,12 +18,6 @@ from agents.parts.graphs import CannotCompile, Compiled, Replayed
 CPU = torch.device("cpu")
 
 
-@pytest.fixture
-def by_torch(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Graphs are run by torch's own kernels, which takes no time to compile."""
-    monkeypatch.setattr(graphs, "compile_graph", lambda graph, inputs, options: torch.no_grad()(graph))
-
-
 def compiled(function: Callable[..., list[Tensor]], *made_of: Any) -> Compiled:
     return Compiled(function, lambda: made_of, CPU)
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.fx import GraphModule
 
 from agents.parts import graphs
-from agents.parts.acting import CompiledChoice
+from agents.parts.acting import Choice
 from agents.parts.optimization import Learner, check_optimizer, flatten_parameters, make_optimizer
 from tests.conftest import assert_close
 
@@ -52,9 +52,9 @@ def batches(count: int = 6) -> list[tuple[Tensor, Tensor]]:
     return [(torch.randn(4, 3), torch.randn(4, 2)) for _ in range(count)]
 
 
-def graphs_of(owner: Learner | CompiledChoice | None) -> int:
+def graphs_of(owner: Learner | Choice) -> int:
     """How many graphs a learner made, or who acts."""
-    return 0 if owner is None or owner._compiled is None else owner._compiled.made
+    return 0 if owner._compiled is None else owner._compiled.made
 
 
 # Tracing an optimiser takes seconds.
