@@ -473,8 +473,7 @@ class A2C(Agent):
         shape = rollout.reward.shape
         observation, action = rollout.observation.flatten(0, 1), rollout.action.flatten(0, 1)
         value = self.critic_loss.value(self._taken(self.network.criticize(observation), action)).view(shape)
-        next_mask = None if rollout.next_action_mask is None else rollout.next_action_mask.flatten(0, 1)
-        next_value = self._state_value(rollout.next_observation.flatten(0, 1), next_mask).view(shape)
+        next_value = self._next_value(rollout, value)
         mask, truncated = rollout.mask, rollout.truncated
         reward = rollout.reward if self.reward_normalizer is None else self.reward_normalizer(rollout.reward)
         action_mask = None if rollout.action_mask is None else rollout.action_mask.flatten(0, 1)
@@ -494,6 +493,15 @@ class A2C(Agent):
             None if mask is None else mask.flatten(),
             action_mask,
         )
+
+    def _next_value(self, rollout: Transitions | Steps, value: Tensor) -> Tensor:
+        """What the critic says of the successors, ``(T, N)``; ``value`` is what it says of the states."""
+        if rollout.mask is None or self._values_actions:
+            action_mask = None if rollout.next_action_mask is None else rollout.next_action_mask.flatten(0, 1)
+            return self._state_value(rollout.next_observation.flatten(0, 1), action_mask).view(value.shape)
+        # Where resets are steps of their own, every successor is what the next step acts on.
+        last = self._state_value(rollout.next_observation[-1], None)
+        return torch.cat([value[1:], last.unsqueeze(0)])
 
     @property
     def _compares_policies(self) -> bool:

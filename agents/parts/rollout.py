@@ -28,9 +28,17 @@ class Rollout:
         self.size = 0
 
     def cut(self) -> None:
-        """End all episodes at the newest step: what is written next begins new ones."""
-        if self.size:
-            self.layout.truncate(self.rows[self.size - 1])
+        """End all episodes: what is written next begins new ones.
+
+        They end at the newest step. Where resets are steps of their own, a step's successor is what the next one acts
+        on, so that the newest step becomes such a reset and the episodes end at the one before.
+        """
+        last = self.size - 1
+        if last >= 0 and self.layout.has_reset_steps:
+            self.layout.write(self.rows[last], "valid", self.rows.new_zeros(self.rows.shape[1], dtype=torch.bool))
+            last -= 1
+        if last >= 0:
+            self.layout.truncate(self.rows[last])
 
     @property
     def full(self) -> bool:

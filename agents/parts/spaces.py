@@ -47,7 +47,8 @@ class EnvSpec:
         observation: What an observation is.
         action: What an action is.
         num_envs: How many environments step together, N.
-        has_reset_steps: Whether some rows of a step only reset an environment and are no transition.
+        has_reset_steps: Whether some rows of a step only reset an environment and are no transition. An environment's
+            ``next_observation`` is then always what its next row acts on.
         has_action_mask: Whether the environments say which of the Discrete actions are possible.
     """
 

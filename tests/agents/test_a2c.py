@@ -474,6 +474,22 @@ def test_advantages_at_the_ends_of_episodes_by_hand() -> None:
     assert not any(field.requires_grad for field in batch if field is not None)
 
 
+@pytest.mark.parametrize("mode", MODES)
+def test_the_values_of_successors_are_those_of_all_successors(mode: AutoresetMode) -> None:
+    """Where resets are steps of their own, the critic is asked for the last ones alone."""
+    agent = A2C(rollout_length=6, hidden_sizes=[8])
+    envs = start(agent, counting(mode))
+    for _ in range(4):
+        while not agent.rollout.full:
+            agent.observe(envs.step(agent.act(envs.observation)))
+        rollout = Transitions(agent.rollout.read(), agent.layout, 0)
+        assert torch.equal(rollout.next_observation[:-1], rollout.observation[1:]) == envs.spec.has_reset_steps
+        observation, successor = (x.flatten(0, 1) for x in (rollout.observation, rollout.next_observation))
+        with torch.no_grad():
+            value = agent.network.criticize(observation).view(6, 3)
+            assert_close(agent._next_value(rollout, value).flatten(), agent.network.criticize(successor))
+
+
 def make_batch(spec: EnvSpec, mask: Tensor | None = None) -> PolicyBatch:
     action = torch.randint(4, (6,)) if isinstance(spec.action, Discrete) else torch.randn(6, 2)
     if isinstance(spec.action, MultiDiscrete):

@@ -10,6 +10,7 @@ from agents.parts.spaces import Discrete, EnvSpec
 from agents.parts.transition import Layout, Transitions, pack
 
 LAYOUT = Layout(EnvSpec(Discrete(10**9), Discrete(2), num_envs=2))
+WITH_RESETS = Layout(EnvSpec(Discrete(10**9), Discrete(2), num_envs=2, has_reset_steps=True))
 CPU = torch.device("cpu")
 
 
@@ -78,3 +79,18 @@ def test_cut_ends_the_newest_step_alone() -> None:
     rollout.cut()
     rollout.write(step(2))
     assert Transitions(rollout.read(), LAYOUT, 0).truncated.tolist() == [[False] * 2, [True] * 2, [False] * 2]
+
+
+@pytest.mark.parametrize("written", [1, 2, 3])
+def test_cut_where_the_next_step_acts_on_the_successor(written: int) -> None:
+    rollout = Rollout(WITH_RESETS, 4, 2, CPU)
+    rollout.cut()
+    for t in range(written):
+        rollout.write(step(t))
+    rollout.cut()
+    for t in range(written, 4):
+        rollout.write(step(t))
+    rows = Transitions(rollout.read(), WITH_RESETS, 0)
+    assert rows.mask is not None
+    assert rows.mask.tolist() == [[t != written - 1] * 2 for t in range(4)]
+    assert rows.truncated.tolist() == [[t == written - 2] * 2 for t in range(4)]
