@@ -19,6 +19,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -34,6 +35,7 @@ from torch import Tensor
 from agents.parts.device_envs import DeviceVectorEnv, Finished
 from agents.parts.errors import DivergedError, EnvironmentFault
 from agents.parts.spaces import Box, Discrete, EnvSpec, MultiDiscrete, Space
+from agents.parts.sync_env import InTurn
 from agents.parts.transition import Layout, Transitions
 from rlloss.core.distributed import process_count
 
@@ -81,12 +83,10 @@ def make_vec(
         alone = num_envs == 1 and not kwargs and str(entry_point).startswith("gymnasium.envs.")
         if vectorization == "auto" and entry_point is not None and not alone:
             return gymnasium.make_vec(name, num_envs, vectorization_mode="vector_entry_point", **kwargs)
-        mode = "async" if vectorization == "async" else "sync"
+        if vectorization != "async":
+            return InTurn([partial(gymnasium.make, name, **kwargs)] * num_envs)
         vector_kwargs = {"autoreset_mode": AutoresetMode.SAME_STEP}
-        vector = gymnasium.make_vec(name, num_envs, vectorization_mode=mode, vector_kwargs=vector_kwargs, **kwargs)
-        if isinstance(vector, SyncVectorEnv):  # Gymnasium 1.3 leaves a generator in it, which cannot be pickled
-            vector.env_fns = list(vector.env_fns)
-        return vector
+        return gymnasium.make_vec(name, num_envs, vectorization_mode="async", vector_kwargs=vector_kwargs, **kwargs)
     except Exception as error:  # a foreign constructor that refuses its arguments may raise anything
         raise ValueError(f"make_vec: environment {env!r} cannot be made: {error}") from error
 
@@ -179,11 +179,12 @@ def _autoreset_mode(env: VectorEnv) -> AutoresetMode:
 
 
 def _failed_index(error: BaseException) -> int | None:
-    """Which environment raised: Gymnasium does not say, but its loop over environments knows."""
+    """Which environment raised: nobody says, but the loop over environments knows."""
     index = None
+    modules = "gymnasium.vector", InTurn.__module__
     trace = error.__traceback__
     while trace is not None:
-        if trace.tb_frame.f_globals.get("__name__", "").startswith("gymnasium.vector"):
+        if trace.tb_frame.f_globals.get("__name__", "").startswith(modules):
             local = trace.tb_frame.f_locals
             index = local.get("index", local.get("i", index))
         trace = trace.tb_next
@@ -280,7 +281,8 @@ class Envs:
         self._needs_reset: np.ndarray | None = None
         self._stepping = False  # stays True where a step failed: the environments' state is no longer known
         self._returns = np.zeros(n)
-        self._lengths = np.zeros(n, dtype=np.int64)
+        self._time = 0  # steps of all environments together
+        self._began = np.zeros(n, dtype=np.int64)  # when the episodes did
 
     def _lay_out(self, *, has_action_mask: bool) -> None:
         self.spec = replace(self.spec, has_action_mask=has_action_mask)
@@ -298,7 +300,7 @@ class Envs:
             self._lay_out(has_action_mask=True)
         self._needs_reset = None
         self._returns[:] = 0.0
-        self._lengths[:] = 0
+        self._began[:] = self._time
         self._current = self._stored_of_all(observation)
         self._check_finite("observation", self._current)
         self.observation = torch.from_numpy(self._current).to(self.device)
@@ -447,12 +449,13 @@ class Envs:
         assert isinstance(self.env, DeviceVectorEnv)
         episodes = self.env.episodes
         observation = self.env.rules.observe(episodes.state)
-        *ends, current, self._returns, self._lengths = _to_host(
+        *ends, current, self._returns, length = _to_host(
             *finished, observation, episodes.episode_return.double(), episodes.length.long()
         )
         ended, returns, lengths = (x.reshape(-1, self.spec.num_envs) for x in ends)
         self.steps += ended.size
         self.finished = [(int(i), float(returns[t, i]), int(lengths[t, i])) for t, i in np.argwhere(ended)]
+        self._began = self._time - length
         self._current = self._stored(current)
         self.observation = torch.from_numpy(self._current).to(self.device)
 
@@ -506,25 +509,31 @@ class Envs:
         processes = process_count()
         count = len(done) * processes
         self._returns += reward
-        self._lengths += 1
+        self._time += 1
         if resetting is not None:
             if processes == 1:
                 count -= int(np.count_nonzero(resetting))
-            self._lengths[resetting] = 0
+            self._began[resetting] = self._time
         self.steps += count
         self.finished = []
         if any_done:
             self.finished = self._episodes(done)
             self._returns[done] = 0.0
-            self._lengths[done] = 0
+            self._began[done] = self._time
         return count
 
     def running(self, steps: int) -> list[tuple[int, float, int]]:
         """``(environment, return, length)`` of each episode that goes on after so many steps or more."""
-        return self._episodes(self._lengths >= steps) if self._lengths.max() >= steps else []
+        return self._episodes(self._lengths >= steps) if self._time - self._began.min() >= steps else []
+
+    @property
+    def _lengths(self) -> np.ndarray:
+        """Steps of the present episodes."""
+        return self._time - self._began
 
     def _episodes(self, which: np.ndarray) -> list[tuple[int, float, int]]:
-        return [(int(i), float(self._returns[i]), int(self._lengths[i])) for i in np.flatnonzero(which)]
+        lengths = self._lengths
+        return [(int(i), float(self._returns[i]), int(lengths[i])) for i in np.flatnonzero(which)]
 
     def close(self) -> None:
         """Close the environments; an error while closing hides nothing that matters."""
@@ -545,7 +554,7 @@ class Envs:
             "action_mask": None if self._current_mask is None else torch.from_numpy(self._current_mask.copy()),
             "needs_reset": None if self._needs_reset is None else torch.from_numpy(self._needs_reset.copy()),
             "returns": torch.from_numpy(self._returns.copy()),
-            "lengths": torch.from_numpy(self._lengths.copy()),
+            "lengths": torch.from_numpy(self._lengths),
         }
 
     def load_state_dict(self, state: dict[str, Any], *, seed: int) -> None:
@@ -565,7 +574,7 @@ class Envs:
         self._current = state["current"].numpy().copy()
         self._needs_reset = None if state["needs_reset"] is None else state["needs_reset"].numpy().copy()
         self._returns = state["returns"].numpy().copy()
-        self._lengths = state["lengths"].numpy().copy()
+        self._began = self._time - state["lengths"].numpy()
         self.observation = torch.from_numpy(self._current).to(self.device)
         if state.get("action_mask") is not None:
             self._lay_out(has_action_mask=True)
