@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import re
 import shutil
@@ -44,6 +45,8 @@ EVALUATION_SEED_OFFSET = 1_000_003
 UPDATES_WORTH_COMPILING = 25_000
 UPDATES_WORTH_COMPILING_ON_DEVICE = 15_000
 
+# glibc's M_TRIM_THRESHOLD: how much may be kept; and M_MMAP_THRESHOLD: in blocks of up to what size, its largest.
+_KEPT_BYTES = {-1: 2**28, -3: 2**25}
 
 # How often several processes ask each other whether one was told to stop: a message takes as long as a step or two.
 _ROUNDS_BETWEEN_MESSAGES = 16
@@ -351,6 +354,20 @@ def _threads(number: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
+def _keep_freed_memory() -> None:
+    """Let glibc keep what a gradient step frees for the next step.
+
+    It gives blocks of a megabyte back to the system as they are freed, which then clears each page anew: a quarter of
+    the time of A2C in 1,024 environments. Other C libraries have no such switches.
+    """
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError, TypeError):
+        return
+    for parameter, size in _KEPT_BYTES.items():
+        mallopt(parameter, size)
+
+
 class Stop:
     """The signal that asked for a stop, once one did."""
 
@@ -402,6 +419,7 @@ class _Run:
         """Train, then evaluate and say where the run is."""
         if process_rank() == 0:
             print(_headline(self.agent, self.envs, self.settings), file=sys.stderr)
+        _keep_freed_memory()
         bar = Progress(self.settings.steps, self.envs.steps, enabled=progress and process_rank() == 0)
         try:
             evaluation = self._go(bar)

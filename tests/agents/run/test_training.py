@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import platform
 import signal
+import subprocess
+import sys
 import threading
 from dataclasses import replace
 from pathlib import Path
@@ -474,3 +477,28 @@ def test_run_directory_holds_what_the_manual_says(tmp_path: Path, capsys: pytest
     assert names == {"config.yaml", "metrics.csv", "model.safetensors", "checkpoint.pt", "tensorboard"}
     assert len(list((left / "tensorboard").iterdir())) == 1
     assert capsys.readouterr().out.endswith(f"run: {left}\n")
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries have no such switch")
+def test_freed_memory_is_kept_for_the_next_step() -> None:
+    code = """
+import resource, torch
+from agents.run.training import _keep_freed_memory
+
+def cleared_pages():
+    counts = []
+    for _ in range(13):
+        parts = [torch.ones(2**19) for _ in range(8)]
+        del parts
+        counts.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt)
+    return counts[-1] - counts[2]
+
+print(cleared_pages())
+_keep_freed_memory()
+print(cleared_pages())
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    before, after = map(int, done.stdout.split())
+    pages = 10 * 2**24 // os.sysconf("SC_PAGE_SIZE")  # 10 steps of 16 MB
+    assert before > pages / 4
+    assert after < pages / 100
