@@ -45,6 +45,9 @@ from rlloss.supervised.regression import MSELoss, RegressionLoss
 
 AdvantageEstimate = Literal["gae", "return", "upgo", "vtrace"]
 
+# Random numbers of one call, which takes as long as many hundreds of them.
+_NUMBERS_OF_A_DRAW = 2**13
+
 
 class PolicyBatch(NamedTuple):
     """Steps ``(B, ...)`` with what their policy and critic learn from.
@@ -328,7 +331,7 @@ class A2C(Agent):
         self.as_array = reader(self.device)
         self.choice = Choice("A2C", self._choose_in_graph, self._choose, [], self.device, compiled=self.compiled)
         noise_shape = (self.spec.num_envs, *self.policy.noise_shape)
-        self.noise = Noise(self._fill_noise, self.rollout_length, noise_shape, self.device)
+        self.noise = Noise(self._fill_noise, _NUMBERS_OF_A_DRAW, noise_shape, self.device)
         self.rollout = Rollout(self.layout, self.rollout_length, self.spec.num_envs, self.device)
         # Not in the network, since acting does without it and one number in it belongs to each environment.
         self.reward_normalizer: RewardNormalizer | None = None

@@ -7,8 +7,9 @@ function is the shortest.
 
 from __future__ import annotations
 
+import math
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from itertools import takewhile
 from typing import Any, TypeVar
 
@@ -148,19 +149,22 @@ class Noise:
 
     Args:
         fill: Fills a tensor ``(steps, N, *shape)`` with them.
-        steps: Steps of a call.
+        numbers: About how many a call draws; those of one step at least.
         shape: ``(N, *shape)``, of one step.
         device: Where they are needed.
     """
 
     def __init__(
-        self, fill: Callable[[Tensor], Tensor], steps: int, shape: tuple[int, ...], device: torch.device
+        self, fill: Callable[[Tensor], Tensor], numbers: int, shape: tuple[int, ...], device: torch.device
     ) -> None:
         self._fill = fill
-        self._rows = torch.zeros(steps, *shape, device=device)
-        self._steps = self._rows.unbind()
+        self._rows = torch.zeros(max(numbers // math.prod(shape), 1), *shape, device=device)
+        self._steps_of_rows = self._rows.unbind()
         self._num_envs = shape[0]
-        self._next = steps
+        self._use(())
+
+    def _use(self, steps: Sequence[Tensor]) -> None:
+        self._steps, self._next = steps, 0
 
     def take(self, num_envs: int) -> Tensor:
         """Those of one step of so many environments; of another number than usual they are drawn by themselves."""
@@ -168,16 +172,15 @@ class Noise:
             return self._fill(self._rows.new_empty(num_envs, *self._rows.shape[2:]))
         if self._next == len(self._steps):
             self._fill(self._rows)
-            self._next = 0
+            self._use(self._steps_of_rows)
         self._next += 1
         return self._steps[self._next - 1]
 
     def state_dict(self) -> dict[str, Tensor]:
         """Those that are drawn and not taken."""
-        return {"left": self._rows[self._next :].clone()}
+        left = self._steps[self._next :]
+        return {"left": torch.stack([*left]) if left else self._rows[:0].clone()}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Restore :meth:`state_dict`, of the same number of environments."""
-        left = state["left"]
-        self._next = len(self._rows) - len(left)
-        self._rows[self._next :].copy_(left)
+        self._use(state["left"].to(self._rows.device).unbind())

@@ -78,12 +78,12 @@ def count_up(noise: torch.Tensor) -> torch.Tensor:
 
 def test_noise_is_drawn_for_several_steps() -> None:
     count_up.calls = 0  # type: ignore[attr-defined]
-    noise = Noise(count_up, 2, (3, 1), torch.device("cpu"))
+    noise = Noise(count_up, 7, (3, 1), torch.device("cpu"))
     taken = [torch.as_tensor(noise.take(3)).flatten().tolist() for _ in range(3)]
     assert taken == [[100.0, 101.0, 102.0], [103.0, 104.0, 105.0], [200.0, 201.0, 202.0]]
     assert torch.as_tensor(noise.take(1)).tolist() == [[300.0]], "of another number of environments"
     state = noise.state_dict()
-    later = Noise(count_up, 2, (3, 1), torch.device("cpu"))
+    later = Noise(count_up, 7, (3, 1), torch.device("cpu"))
     later.load_state_dict(state)
     for one in (noise, later):
         assert torch.as_tensor(one.take(3)).flatten().tolist() == [203.0, 204.0, 205.0]

@@ -264,10 +264,16 @@ def test_categorical_samples_have_the_right_frequencies() -> None:
 
 
 def test_noise_of_zero_does_not_make_the_impossible_possible(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Exponential noise may be 0 once in some ten million draws."""
+    """A uniform number is 0 once in some ten million draws."""
     policy = CategoricalPolicy(Discrete(1), Discrete(2), hidden_sizes=[], activation="tanh")
-    monkeypatch.setattr(Tensor, "exponential_", lambda self, generator: self.zero_())
+    monkeypatch.setattr(Tensor, "uniform_", lambda self, generator: self.zero_())
     assert draw(policy, torch.tensor([[-math.inf, 0.0]]), torch.Generator()).tolist() == [1]
+
+
+def test_the_largest_noise_is_finite(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Tensor, "uniform_", lambda self, generator: self.fill_(1 - 2**-24))
+    noise = CategoricalPolicy.fill_noise(torch.zeros(100), torch.Generator())
+    assert_close(noise, torch.full((100,), 24 * math.log(2)))
 
 
 def test_impossible_actions_are_as_if_they_were_not_there() -> None:
