@@ -27,7 +27,7 @@ from rlloss.rl.policy import ClippedSurrogateLoss, PolicyGradientLoss, PolicyLos
 from rlloss.supervised.classification import FocalLoss, PolyLoss
 from rlloss.supervised.regression import HuberLoss
 from tests.agents.environments import MODES, ChainEnv, CountingEnv, counting, make_vector
-from tests.agents.parts.test_optimization import compile_without_compiler, graphs_of
+from tests.agents.parts.test_optimization import graphs_of
 from tests.agents.test_dqn import assert_same, pickled
 from tests.conftest import assert_close, mostly_slow
 
@@ -697,12 +697,12 @@ COMPILED: dict[str, tuple[dict[str, Any], Any]] = {
 }
 
 
+@pytest.mark.usefixtures("by_torch")
 @pytest.mark.parametrize(
     "name", mostly_slow(list(COMPILED), keep=["one pass", "normalize", "squash", "masks", "vtrace", "schedule"])
 )
-def test_compiled_is_eager(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_compiled_is_eager(name: str) -> None:
     """One graph, which stays the same one over all gradient steps."""
-    compile_without_compiler(monkeypatch)
     options, action_space = COMPILED[name]
     agents = [A2C(**options, hidden_sizes=[4]) for _ in range(2)]
     rows = []
@@ -967,9 +967,9 @@ def test_learning_beside_acting(name: str, monkeypatch: pytest.MonkeyPatch) -> N
     assert torch.equal(weights(agent.network), weights(other.network))
 
 
-def test_compiled_beside_acting(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.usefixtures("by_torch")
+def test_compiled_beside_acting() -> None:
     """The thread that learns has the compiler's settings too."""
-    compile_without_compiler(monkeypatch)
     results = []
     for compiled in (False, True):
         agent = A2C(overlap=True, hidden_sizes=[4])

@@ -20,7 +20,7 @@ from agents.parts.spaces import Box, Discrete, EnvSpec
 from rlloss.rl.value import TDLoss, ValueLoss, ValueLossOutput
 from rlloss.supervised.regression import MSELoss
 from tests.agents.environments import MODES, ChainEnv, CountingEnv, counting, make_vector
-from tests.agents.parts.test_optimization import compile_without_compiler, graphs_of
+from tests.agents.parts.test_optimization import graphs_of
 from tests.conftest import assert_close, mostly_slow
 
 
@@ -95,10 +95,10 @@ def start(agent: DQN, vector: Any, seed: int = 0, **options: Any) -> Envs:
     return envs
 
 
+@pytest.mark.usefixtures("by_torch")
 @pytest.mark.parametrize("compiled", [False, True])
-def test_the_learning_rate_falls(compiled: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_learning_rate_falls(compiled: bool) -> None:
     """By the steps taken: what the optimiser has, not what the log says."""
-    compile_without_compiler(monkeypatch)
     agent = DQN(**SMALL, learning_rate=0.5, learning_rate_end=0.1, learning_rate_steps=40)
     envs = start(agent, counting(AutoresetMode.SAME_STEP), compiled=compiled)
     for steps, expected in ((24, 0.26), (36, 0.14), (60, 0.1)):
@@ -496,9 +496,9 @@ class Remembering(Scaled):
         return loss, metrics
 
 
+@pytest.mark.usefixtures("by_torch")
 @pytest.mark.parametrize("kind", [Scaled, Remembering])
-def test_an_agent_with_attributes_of_its_own(kind: type[Scaled], monkeypatch: pytest.MonkeyPatch) -> None:
-    compile_without_compiler(monkeypatch)
+def test_an_agent_with_attributes_of_its_own(kind: type[Scaled]) -> None:
     results = []
     for compiled in (False, True):
         agent = kind(**SMALL)
@@ -514,6 +514,7 @@ def test_an_agent_with_attributes_of_its_own(kind: type[Scaled], monkeypatch: py
     assert results[0][1] == results[1][1]
 
 
+@pytest.mark.usefixtures("by_torch")
 @pytest.mark.parametrize(
     "options",
     [
@@ -527,8 +528,7 @@ def test_an_agent_with_attributes_of_its_own(kind: type[Scaled], monkeypatch: py
         ),
     ],
 )  # fmt: skip
-def test_the_compiled_step_is_the_eager_one(options: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    compile_without_compiler(monkeypatch)
+def test_the_compiled_step_is_the_eager_one(options: dict[str, Any]) -> None:
     results = []
     for compiled in (False, True):
         agent = DQN(**SMALL, **options)

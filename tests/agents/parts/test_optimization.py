@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import copy
 import shutil
-from collections.abc import Callable
 from contextlib import nullcontext
 from functools import partial
 from typing import Any
@@ -10,7 +9,6 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.fx import GraphModule
 
 from agents.parts import graphs
 from agents.parts.acting import Choice
@@ -172,24 +170,9 @@ def test_fused_unless_told_otherwise() -> None:
     assert make_optimizer("Test", "Adam", 0.1, {"fused": False}, parameters).defaults["fused"] is False
 
 
-def compile_without_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Trace whole graphs as ever, but run them by torch's own kernels: it takes a fraction of the time."""
-    compile = torch.compile
-
-    def run_as_it_is(graph: GraphModule, inputs: list[Tensor], options: dict[str, Any]) -> Callable[..., Any]:
-        return torch.no_grad()(graph)
-
-    monkeypatch.setattr(graphs, "compile_graph", run_as_it_is)
-    monkeypatch.setattr(
-        torch, "compile", lambda function, *, options, **rest: compile(function, backend="eager", **rest)
-    )
-
-
+@pytest.mark.usefixtures("by_torch")
 @pytest.mark.parametrize(("name", "arguments"), TRACED)
-def test_the_compiled_step_is_the_eager_one(
-    name: str, arguments: dict[str, Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    compile_without_compiler(monkeypatch)
+def test_the_compiled_step_is_the_eager_one(name: str, arguments: dict[str, Any]) -> None:
     eager, compiled = make_module(), make_module()
     a = make_learner(eager, name, optimizer_args=arguments, max_grad_norm=0.5)
     b = make_learner(compiled, name, optimizer_args=arguments, max_grad_norm=0.5, compiled=True)
@@ -210,12 +193,10 @@ def test_the_compiled_step_is_the_eager_one(
         assert torch.equal(p, r)
 
 
+@pytest.mark.usefixtures("by_torch")
 @pytest.mark.parametrize("name", ["Adam", "RMSprop", "SGD", "NAdam", "Adagrad"])
 @pytest.mark.parametrize("compiled_first", [False, True])
-def test_a_state_crosses_between_compiled_and_eager(
-    name: str, compiled_first: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    compile_without_compiler(monkeypatch)
+def test_a_state_crosses_between_compiled_and_eager(name: str, compiled_first: bool) -> None:
     data = batches(6)
     module, other = make_module(), make_module()
     learner = make_learner(module, name, compiled=compiled_first)
@@ -269,9 +250,9 @@ def change(loss: Any, learner: Learner, which: str) -> nn.Module:
     return changed
 
 
+@pytest.mark.usefixtures("by_torch")
 @pytest.mark.parametrize("which", ["rate", "class", "key", "function", "shadow", "method", "number"])
-def test_a_graph_sees_what_is_changed_between_steps(which: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    compile_without_compiler(monkeypatch)
+def test_a_graph_sees_what_is_changed_between_steps(which: str) -> None:
     parameters = []
     for compiled in (False, True):
         module, holder = make_module(), nn.ModuleDict({"loss": Half()})
@@ -293,11 +274,11 @@ def test_a_graph_sees_what_is_changed_between_steps(which: str, monkeypatch: pyt
     assert_close(parameters[1], parameters[0])
 
 
+@pytest.mark.usefixtures("by_torch")
 @pytest.mark.parametrize("name", ["Adam", "Adafactor"])
 @pytest.mark.parametrize("compiled", [False, True])
-def test_what_comes_after_a_step(name: str, compiled: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_comes_after_a_step(name: str, compiled: bool) -> None:
     """As a part of the graph, and where the optimiser stays outside."""
-    compile_without_compiler(monkeypatch)
     module = make_module()
     followers = [torch.zeros_like(p) for p in module.parameters()]
 
@@ -335,10 +316,10 @@ class Stateful(nn.Module):
         return mean
 
 
+@pytest.mark.usefixtures("by_torch")
 @pytest.mark.parametrize("in_tensor", [False, True])
-def test_a_loss_with_a_state(in_tensor: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_loss_with_a_state(in_tensor: bool) -> None:
     """A graph writes to tensors; what only Python can change is learned from eagerly."""
-    compile_without_compiler(monkeypatch)
     parameters, losses = [], []
     for compiled in (False, True):
         module, loss = make_module(), Stateful(in_tensor)
@@ -364,8 +345,8 @@ def test_a_loss_with_a_state(in_tensor: bool, monkeypatch: pytest.MonkeyPatch) -
     assert_close(losses[1].mean, losses[0].mean)
 
 
-def test_a_loss_that_is_changed_at_every_step_is_learned_from_eagerly(monkeypatch: pytest.MonkeyPatch) -> None:
-    compile_without_compiler(monkeypatch)
+@pytest.mark.usefixtures("by_torch")
+def test_a_loss_that_is_changed_at_every_step_is_learned_from_eagerly() -> None:
     learner = make_learner(make_module(), "SGD", compiled=True)
     for number, batch in enumerate(batches(graphs._MOST_GRAPHS)):
         learner.optimizer.param_groups[0]["lr"] = 0.01 * (1 + number)
@@ -378,11 +359,9 @@ def test_a_loss_that_is_changed_at_every_step_is_learned_from_eagerly(monkeypatc
         learner.step(*batch)
 
 
+@pytest.mark.usefixtures("by_torch")
 @pytest.mark.parametrize("schedule", [{}, {"learning_rate_end": 0.0, "learning_rate_steps": 6}])
-def test_a_loss_that_cannot_be_compiled_is_learned_from_eagerly(
-    schedule: dict[str, Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    compile_without_compiler(monkeypatch)
+def test_a_loss_that_cannot_be_compiled_is_learned_from_eagerly(schedule: dict[str, Any]) -> None:
     rows, parameters = [], []
     for compiled in (False, True):
         module = make_module()
@@ -404,8 +383,8 @@ def test_a_loss_that_cannot_be_compiled_is_learned_from_eagerly(
     torch.testing.assert_close(parameters[1], parameters[0])
 
 
-def test_one_process_may_train_many(monkeypatch: pytest.MonkeyPatch) -> None:
-    compile_without_compiler(monkeypatch)
+@pytest.mark.usefixtures("by_torch")
+def test_one_process_may_train_many() -> None:
     for _ in range(graphs._MOST_GRAPHS + 2):
         make_learner(make_module(), compiled=True).step(*batches(1)[0])
 
@@ -436,11 +415,11 @@ def test_without_an_end_the_rate_stays() -> None:
     assert learner.optimizer.param_groups[0]["lr"] == learner.learning_rate_at(1_000) == 0.01
 
 
+@pytest.mark.usefixtures("by_torch")
 @pytest.mark.parametrize(
     ("name", "arguments"), [*TRACED, ("Adam", {"fused": True}), ("SGD", {"fused": True}), ("Adafactor", {})]
 )
-def test_a_schedule_needs_no_other_graph(name: str, arguments: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    compile_without_compiler(monkeypatch)
+def test_a_schedule_needs_no_other_graph(name: str, arguments: dict[str, Any]) -> None:
     modules = []
     for compiled, schedule in ((True, {}), (True, SCHEDULE), (False, SCHEDULE)):
         modules.append(make_module())
@@ -453,10 +432,10 @@ def test_a_schedule_needs_no_other_graph(name: str, arguments: dict[str, Any], m
         torch.testing.assert_close(p, q, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.usefixtures("by_torch")
 @pytest.mark.parametrize("compiled", [False, True])
 @pytest.mark.parametrize("crossed", [False, True])
-def test_a_schedule_goes_on_where_it_was(compiled: bool, crossed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    compile_without_compiler(monkeypatch)
+def test_a_schedule_goes_on_where_it_was(compiled: bool, crossed: bool) -> None:
     module, other = make_module(), make_module()
     learner = make_learner(module, compiled=compiled, **SCHEDULE)
     restored = make_learner(other, compiled=compiled != crossed, **SCHEDULE)
