@@ -427,7 +427,7 @@ class A2C(Agent):
         self.steps += transitions.count
 
     def cut(self) -> None:
-        """Mark the newest transitions as truncated."""
+        """End all episodes: what is observed next begins new ones."""
         self.rollout.cut()
         if self.reward_normalizer is not None and self.rollout.size == 0:  # it has seen the newest already
             self.reward_normalizer.cut()

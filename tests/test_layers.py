@@ -112,7 +112,8 @@ def test_losses_need_torch_alone(module: str) -> None:
 @every_module
 def test_gymnasium_is_known_to_environments_alone(module: str) -> None:
     """Those that agents step, and those that are ours: to everyone else a device environment is one of Gymnasium's."""
-    if module not in ("agents.parts.envs", "agents.parts.device_envs", "agents.parts.classic_control"):
+    known = "agents.parts.envs", "agents.parts.sync_env", "agents.parts.device_envs", "agents.parts.classic_control"
+    if module not in known:
         assert not [name for name in MODULES[module] if _is_in(name, "gymnasium")]
 
 

@@ -1,4 +1,4 @@
-"""Gymnasium, and nothing of it anywhere else: vector environments in, packed transitions out.
+"""What agents know of Gymnasium: vector environments in, packed transitions out.
 
 Every autoreset mode of Gymnasium is handled here, so that no transition crosses an episode and ``next_observation``
 is always the true successor:

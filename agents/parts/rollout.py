@@ -31,14 +31,15 @@ class Rollout:
         """End all episodes: what is written next begins new ones.
 
         They end at the newest step. Where resets are steps of their own, a step's successor is what the next one acts
-        on, so that the newest step becomes such a reset and the episodes end at the one before.
+        on: there the newest step is no transition any more, and they end at the one before too.
         """
-        last = self.size - 1
-        if last >= 0 and self.layout.has_reset_steps:
-            self.layout.write(self.rows[last], "valid", self.rows.new_zeros(self.rows.shape[1], dtype=torch.bool))
-            last -= 1
-        if last >= 0:
-            self.layout.truncate(self.rows[last])
+        if not self.size:
+            return
+        newest = self.size - 1
+        self.layout.truncate(self.rows[newest])
+        if self.layout.has_reset_steps:
+            self.layout.truncate(self.rows[max(newest - 1, 0)])
+            self.layout.write(self.rows[newest], "valid", self.rows.new_zeros(self.rows.shape[1], dtype=torch.bool))
 
     @property
     def full(self) -> bool:

@@ -1,8 +1,9 @@
-"""Environments one after the other in this process, without what takes longer than stepping a small one."""
+"""Gymnasium's environments one after the other, without what takes longer than stepping a small one."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from copy import copy
 from typing import Any
 
 import gymnasium
@@ -30,7 +31,8 @@ class InTurn(SyncVectorEnv):
             observation, rewards[index], end, cut, info = env.step(action)
             ends[index], cuts[index] = end, cut
             if end or cut:
-                infos = self._add_info(infos, {"final_obs": observation, "final_info": info}, index)
+                final = {"final_obs": copy(observation), "final_info": info}  # which a reset may overwrite
+                infos = self._add_info(infos, final, index)
                 observation, info = env.reset()
             if info:
                 infos = self._add_info(infos, info, index)
@@ -40,8 +42,12 @@ class InTurn(SyncVectorEnv):
     def _together(self) -> np.ndarray:
         """The observations as one array of the space's type, which Gymnasium refuses where they do not fit."""
         wanted: np.ndarray = self._observations
-        together = np.array(self._env_obs)
-        if together.shape != wanted.shape or together.dtype != wanted.dtype:
-            concatenate(self.single_observation_space, self._env_obs, wanted)
-            return wanted.copy()
-        return together
+        try:
+            together = np.array(self._env_obs)
+        except ValueError:  # they are of several shapes
+            together = np.empty(0)
+        if together.shape == wanted.shape and together.dtype == wanted.dtype:
+            return together
+        for index, observation in enumerate(self._env_obs):  # one by one, so that it is known which one does not fit
+            concatenate(self.single_observation_space, [observation], wanted[index : index + 1])
+        return wanted.copy()

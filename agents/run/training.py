@@ -45,7 +45,7 @@ EVALUATION_SEED_OFFSET = 1_000_003
 UPDATES_WORTH_COMPILING = 25_000
 UPDATES_WORTH_COMPILING_ON_DEVICE = 15_000
 
-# glibc's M_TRIM_THRESHOLD: how much may be kept; and M_MMAP_THRESHOLD: in blocks of up to what size, its largest.
+# glibc's M_TRIM_THRESHOLD: how much may be kept; and M_MMAP_THRESHOLD: in blocks of up to what size, at most.
 _KEPT_BYTES = {-1: 2**28, -3: 2**25}
 
 # How often several processes ask each other whether one was told to stop: a message takes as long as a step or two.
@@ -355,7 +355,7 @@ def _threads(number: int) -> Iterator[None]:
 
 
 def _keep_freed_memory() -> None:
-    """Let glibc keep what a gradient step frees for the next step.
+    """Let glibc keep what a gradient step frees for the next step, from now on, whatever MALLOC_TRIM_THRESHOLD_ says.
 
     It gives blocks of a megabyte back to the system as they are freed, which then clears each page anew: a quarter of
     the time of A2C in 1,024 environments. Other C libraries have no such switches.

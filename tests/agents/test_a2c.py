@@ -475,9 +475,12 @@ def test_advantages_at_the_ends_of_episodes_by_hand() -> None:
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_the_values_of_successors_are_those_of_all_successors(mode: AutoresetMode) -> None:
+@pytest.mark.parametrize("policy_loss", [rlloss.PolicyGradientLoss(), rlloss.AllActionPolicyGradientLoss()], ids=str)
+def test_the_values_of_successors_are_those_of_all_successors(
+    policy_loss: rlloss.PolicyLoss | rlloss.AllActionPolicyLoss, mode: AutoresetMode
+) -> None:
     """Where resets are steps of their own, the critic is asked for the last ones alone."""
-    agent = A2C(rollout_length=6, hidden_sizes=[8])
+    agent = A2C(policy_loss=policy_loss, rollout_length=6, hidden_sizes=[8])
     envs = start(agent, counting(mode))
     for _ in range(4):
         while not agent.rollout.full:
@@ -486,8 +489,9 @@ def test_the_values_of_successors_are_those_of_all_successors(mode: AutoresetMod
         assert torch.equal(rollout.next_observation[:-1], rollout.observation[1:]) == envs.spec.has_reset_steps
         observation, successor = (x.flatten(0, 1) for x in (rollout.observation, rollout.next_observation))
         with torch.no_grad():
-            value = agent.network.criticize(observation).view(6, 3)
-            assert_close(agent._next_value(rollout, value).flatten(), agent.network.criticize(successor))
+            outputs = agent._taken(agent.network.criticize(observation), rollout.action.flatten())
+            value = agent.critic_loss.value(outputs).view(6, 3)
+            assert_close(agent._next_value(rollout, value).flatten(), agent._state_value(successor, None))
 
 
 def make_batch(spec: EnvSpec, mask: Tensor | None = None) -> PolicyBatch:
@@ -855,10 +859,11 @@ def test_normalised_rewards_enter_the_advantages() -> None:
     assert not (reward == 1.0).any()
 
 
+@pytest.mark.parametrize("mode", [AutoresetMode.SAME_STEP, AutoresetMode.NEXT_STEP])
 @pytest.mark.parametrize("empty", [False, True])
-def test_cut_ends_the_returns_too(empty: bool) -> None:
+def test_cut_ends_the_returns_too(empty: bool, mode: AutoresetMode) -> None:
     agent = A2C(**NORMALIZE, rollout_length=2, discount=1.0)
-    envs = start(agent, make_vector([partial(CountingEnv, (99,))], AutoresetMode.SAME_STEP))
+    envs = start(agent, make_vector([partial(CountingEnv, (99,))], mode))
     run(agent, envs, 2 if empty else 3)
     agent.cut()
     run(agent, envs, 4)

@@ -70,8 +70,16 @@ def test_steps_are_those_of_gymnasium_s_vector(env_id: str, num_envs: int) -> No
     assert ended > 0
 
 
-def test_what_was_returned_stays() -> None:
-    env = InTurn([partial(gymnasium.make, "CartPole-v1")] * 2)
+@pytest.mark.parametrize("env_id", ["CartPole-v1", "tests.agents.worlds:Pictures-v0", "FrozenLake-v1"])
+@pytest.mark.parametrize("narrower", [False, True])
+def test_what_was_returned_stays(env_id: str, narrower: bool) -> None:
+    def make_one() -> gymnasium.Env[Any, Any]:
+        env = make(env_id)
+        if not narrower:
+            return env
+        return gymnasium.wrappers.TransformObservation(env, lambda x: np.asarray(x, np.uint8), env.observation_space)
+
+    env = InTurn([make_one] * 2)
     env.reset(seed=0)
     first = env.step(np.array([0, 1]))[:-1]
     before = [x.copy() for x in first]
@@ -99,9 +107,33 @@ class Odd(gymnasium.Env[Any, Any]):
 def test_observations_that_do_not_fit_are_refused(returned: Any) -> None:
     envs = Envs(InTurn([Odd, Odd]))
     envs.reset(0)
-    envs.env.envs[1].returned = returned  # type: ignore[attr-defined]
-    with pytest.raises(EnvironmentFault, match="at step 0"):
+    envs.env.envs[0].returned = returned  # type: ignore[attr-defined]
+    with pytest.raises(EnvironmentFault, match=r"environment 0 raised .* at step 0"):
         envs.step(envs.observation[:, 0].long())
+
+
+class Same(worlds.Forever):
+    """Returns the same array at every step: how many steps of the episode there were."""
+
+    array = np.zeros(1, np.float32)
+
+    def reset(self, **options: Any) -> Any:
+        super().reset(**options)
+        self.array[:] = 0.0
+        return self.array, {}
+
+    def step(self, action: np.int64) -> Any:
+        _, *rest = super().step(action)
+        self.array[:] = self.count
+        return self.array, *rest
+
+
+def test_the_last_observation_is_not_that_of_the_reset() -> None:
+    env = InTurn([partial(Same, 2)])
+    env.reset()
+    env.step(np.array([0]))
+    observation, *_, info = env.step(np.array([0]))
+    assert (observation.tolist(), info["final_obs"].tolist()) == ([[0.0]], [[2.0]])
 
 
 def test_observations_of_a_narrower_type_become_the_space_s() -> None:

@@ -482,7 +482,7 @@ def test_run_directory_holds_what_the_manual_says(tmp_path: Path, capsys: pytest
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries have no such switch")
 def test_freed_memory_is_kept_for_the_next_step() -> None:
     code = """
-import resource, torch
+import ctypes, resource, torch
 from agents.run.training import _keep_freed_memory
 
 def cleared_pages():
@@ -493,6 +493,7 @@ def cleared_pages():
         counts.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt)
     return counts[-1] - counts[2]
 
+ctypes.CDLL(None).mallopt(-3, 2**17)  # as it is at first, where it would grow with what is freed
 print(cleared_pages())
 _keep_freed_memory()
 print(cleared_pages())
@@ -500,5 +501,5 @@ print(cleared_pages())
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     before, after = map(int, done.stdout.split())
     pages = 10 * 2**24 // os.sysconf("SC_PAGE_SIZE")  # 10 steps of 16 MB
-    assert before > pages / 4
+    assert before > pages / 2
     assert after < pages / 100
