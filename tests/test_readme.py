@@ -56,7 +56,7 @@ def test_own_device_environment(
     (tmp_path / "my_device_envs.py").write_text(code)
     arguments = (
         "train --agent A2C --env my_device_envs:Catch-v0 --num_envs 32 --steps 40000 --compile off "
-        "--agent.learning_rate 3e-3"
+        "--agent.learning_rate 1e-3"  # 12 of 12 seeds learn it; with 3e-3 the policy of one in ten is lost again
     )
     assert main(arguments.split()) == 0
     mean = float(re.findall(r"evaluation: return (-?[\d.]+)", capsys.readouterr().out)[0])
