@@ -113,8 +113,7 @@ class Choice:
         self._owner = owner
         self._eager = eager
         function = torch.no_grad()(lambda *x: [choose(*x)])
-        graph = Compiled(function, lambda: made_of, device, own_products=_OWN_PRODUCTS)
-        self._compiled = graph if compiled else None
+        self._compiled = Compiled(function, lambda: made_of, device, own_products=_OWN_PRODUCTS) if compiled else None
 
     def look(self) -> None:
         """Act as without from now on where what it computes with changed; not looked at for each action."""

@@ -78,8 +78,8 @@ def make_vec(
     try:
         name = _import_module_of(env)
         entry_point = gymnasium.spec(name).vector_entry_point
-        # One of Gymnasium's own takes a half to two thirds of the time of a vector of one. Others may not be the same
-        # alone, as Atari's are not, nor take the same arguments.
+        # One of Gymnasium's own takes a quarter of the time of a vector of one. Others may not be the same alone, as
+        # Atari's are not, nor take the same arguments.
         alone = num_envs == 1 and not kwargs and str(entry_point).startswith("gymnasium.envs.")
         if vectorization == "auto" and entry_point is not None and not alone:
             return gymnasium.make_vec(name, num_envs, vectorization_mode="vector_entry_point", **kwargs)
