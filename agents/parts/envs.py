@@ -209,12 +209,14 @@ class _Buffer:
         self._on_device = self._views(self._host) if device.type == "cpu" else None
 
         raw = self._host.numpy()
+        self.array = raw[:split].reshape(self._rows_shape) if device.type == "cpu" else None
         rows = raw[:split].view(layout.numpy_dtype)
         self.observation, self.next_observation = rows["observation"], rows["next_observation"]
         self.action, self.reward = rows["action"], rows["reward"]
         self.terminated, self.truncated, self.valid = rows["terminated"], rows["truncated"], rows["valid"]
         self.valid[:] = True
-        self.acting = raw[split:end].view(layout.numpy_dtype["observation"].base).reshape(num_envs, *shape)
+        self.flat = raw[split:end].view(layout.numpy_dtype["observation"].base)
+        self.acting = self.flat.reshape(num_envs, *shape)
         if layout.has_action_mask:
             self.action_mask, self.next_action_mask = rows["action_mask"], rows["next_action_mask"]
             self.acting_mask = raw[end:].view(np.bool_).reshape(num_envs, actions)
@@ -271,6 +273,7 @@ class Envs:
         self.observation: Tensor
         self.action_mask: Tensor | None = None
         self._mode = _autoreset_mode(env)
+        self._processes = process_count()  # asked once: between two steps it takes longer than to store a field
         self._action_start = getattr(env.single_action_space, "start", 0)
         self._observation_start = getattr(env.single_observation_space, "start", 0)
         self._check_observation = bool(np.issubdtype(env.single_observation_space.dtype, np.floating))
@@ -416,7 +419,7 @@ class Envs:
             if next_mask is not None:
                 mask, next_mask = self._masks_at_ends(next_mask, info, done)
         self._check_finite("reward", reward)
-        self._check_finite("observation", successor)
+        self._check_finite("observation", successor, buffer.flat if successor is buffer.acting else None)
         if current is not successor:
             self._check_finite("observation", current)
         if mask is not None:
@@ -438,7 +441,7 @@ class Envs:
         self._buffers.reverse()
         self._stepping = False
         packed, self.observation, self.action_mask = buffer.send()
-        return Transitions(packed, self.layout, count)
+        return Transitions(packed, self.layout, count, buffer.array)
 
     def follow(self, finished: Finished) -> None:
         """Take note of steps that an agent took in device environments by itself: one transfer to the host.
@@ -491,11 +494,13 @@ class Envs:
             successor[i] = self._stored(info["final_obs"][i])[0]
         return successor
 
-    def _check_finite(self, what: str, values: Any) -> None:
+    def _check_finite(self, what: str, values: Any, flat: np.ndarray | None = None) -> None:
+        """Raise where a value is not finite; ``flat`` has the same, in one row, where it is at hand."""
         if what == "observation" and not self._check_observation:
             return
         # A sum of squares is small only if its terms are, and takes a fifth of the time of looking at each.
-        if float(np.vdot(values, values)) < _LARGEST_SQUARE:
+        square = np.vdot(values, values) if flat is None else flat.dot(flat)
+        if float(square) < _LARGEST_SQUARE:
             return
         with np.errstate(over="ignore"):
             finite = np.isfinite(np.asarray(values, np.float32)).reshape(len(values), -1).all(axis=1)
@@ -506,12 +511,11 @@ class Envs:
     def _record(self, reward: Any, done: np.ndarray, any_done: bool, resetting: np.ndarray | None) -> int:
         """Count steps and episodes; return how many rows of this step are transitions, of all processes."""
         # Several processes count resets too, since all must count the same and none knows of the others' resets.
-        processes = process_count()
-        count = len(done) * processes
+        count = len(done) * self._processes
         self._returns += reward
         self._time += 1
         if resetting is not None:
-            if processes == 1:
+            if self._processes == 1:
                 count -= int(np.count_nonzero(resetting))
             self._began[resetting] = self._time
         self.steps += count

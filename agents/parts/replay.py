@@ -56,13 +56,13 @@ class Replay:
         self.num_envs = num_envs
         self.length = -(-capacity // num_envs)
         self.rows = torch.zeros(self.length, num_envs, layout.row_bytes, dtype=torch.uint8, device=device)
-        self._as_array = reader(device)
+        self._rows_to_write = reader(device)(self.rows)
         self.head = 0
         self.size = 0
 
     def write(self, transitions: Transitions) -> None:
         """Store one step of all environments over the oldest."""
-        self._as_array(self.rows)[self.head] = self._as_array(transitions.packed)
+        self._rows_to_write[self.head] = transitions.rows
         self.head = (self.head + 1) % self.length
         self.size = min(self.size + 1, self.length)
 

@@ -23,7 +23,8 @@ class Rollout:
 
     def __init__(self, layout: Layout, length: int, num_envs: int, device: torch.device) -> None:
         self.rows = torch.zeros(length, num_envs, layout.row_bytes, dtype=torch.uint8, device=device)
-        self._as_array = reader(device)
+        self._rows_to_write = reader(device)(self.rows)
+        self.length = length
         self.layout = layout
         self.size = 0
 
@@ -44,11 +45,11 @@ class Rollout:
     @property
     def full(self) -> bool:
         """Whether all T steps are written."""
-        return self.size == len(self.rows)
+        return self.size == self.length
 
     def write(self, transitions: Transitions) -> None:
         """Store one step of all environments."""
-        self._as_array(self.rows)[self.size] = self._as_array(transitions.packed)
+        self._rows_to_write[self.size] = transitions.rows
         self.size += 1
 
     def read(self) -> Tensor:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -106,12 +107,14 @@ class Transitions:
         packed: Rows of bytes.
         layout: What the bytes mean.
         count: How many of the rows are valid, those of all processes, known on the host.
+        rows: The same as an array, where it is at hand: to ask a tensor for its array takes longer than to copy it.
     """
 
-    def __init__(self, packed: Tensor, layout: Layout, count: int) -> None:
+    def __init__(self, packed: Tensor, layout: Layout, count: int, rows: Tensor | np.ndarray | None = None) -> None:
         self.packed = packed
         self.layout = layout
         self.count = count
+        self.rows: Any = packed if rows is None else rows
 
     @property
     def observation(self) -> Tensor:

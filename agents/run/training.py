@@ -414,6 +414,7 @@ class _Run:
         self.settings = settings
         self.tracker = tracker
         self.stop = stop
+        self.processes = process_count()  # asked once: between two steps it takes longer than to log a gradient step
 
     def go(self, *, progress: bool) -> None:
         """Train, then evaluate and say where the run is."""
@@ -443,7 +444,7 @@ class _Run:
             return self._evaluate_and_log()
         except (Interrupted, EnvironmentFault) as error:
             # A fault is one process's: the others' checkpoints would be of other steps.
-            if isinstance(error, Interrupted) or process_count() == 1:
+            if isinstance(error, Interrupted) or self.processes == 1:
                 self._checkpoint()
             raise
 
@@ -451,10 +452,11 @@ class _Run:
         agent, envs, tracker, settings = self.agent, self.envs, self.tracker, self.settings
         next_checkpoint = _next(envs.steps, settings.checkpoint_every)
         next_row = self._next_row()
+        # Several processes have to agree on when they stop, which takes a message.
+        between_checks = 1 if self.processes == 1 else _ROUNDS_BETWEEN_MESSAGES
         rounds = 0
         while envs.steps < settings.steps:
-            # Several processes have to agree on when they stop, which takes a message.
-            if process_count() == 1 or rounds % _ROUNDS_BETWEEN_MESSAGES == 0:
+            if rounds % between_checks == 0:
                 self._check_signals()
             rounds += 1
             # What is due comes before the step, so that a run which was stopped here does it when it goes on.
@@ -477,7 +479,7 @@ class _Run:
     def _advance(self, steps: int) -> None:
         """Step all environments once and learn; on the device, as often as is good, up to ``steps`` or just beyond."""
         agent, envs = self.agent, self.envs
-        if isinstance(envs.env, DeviceVectorEnv) and process_count() == 1:
+        if isinstance(envs.env, DeviceVectorEnv) and self.processes == 1:
             played = agent.play_on_device(envs.env, steps)
             if played is not None:
                 envs.follow(played.finished)
@@ -493,9 +495,11 @@ class _Run:
         return min(_next(self.tracker.logged, self.settings.log_every), self._next_evaluation())
 
     def _check_signals(self) -> None:
-        number = largest_of_processes(self.stop.number or 0)
+        number = self.stop.number or 0
+        if self.processes > 1:
+            number = largest_of_processes(number)
         if number:
-            start = "python" if process_count() == 1 else f"torchrun --nproc-per-node {process_count()}"
+            start = "python" if self.processes == 1 else f"torchrun --nproc-per-node {self.processes}"
             raise Interrupted(number, f"{start} -m agents resume {self.run}")
 
     def _stop_early(self) -> None:
@@ -534,7 +538,7 @@ class _Run:
             "agent": self.agent.state_dict(),
             "envs": self.envs.state_dict(),
             "tracker": self.tracker.state_dict(),
-            "processes": process_count(),
+            "processes": self.processes,
         }
         save_checkpoint(_checkpoint_path(self.run), state)
         if process_rank() == 0:
@@ -550,7 +554,7 @@ class _Run:
                 envs,
                 settings.eval_episodes,
                 seed=settings.seed + EVALUATION_SEED_OFFSET,
-                before_step=self._check_signals if process_count() == 1 else self._stop_early,
+                before_step=self._check_signals if self.processes == 1 else self._stop_early,
             )
         finally:
             envs.close()

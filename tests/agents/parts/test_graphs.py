@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 from torch._higher_order_ops import scan, while_loop
+from torch._inductor.utils import fresh_cache, run_and_get_code
 
 from agents.parts import graphs
 from agents.parts.graphs import CannotCompile, Compiled, Replayed
@@ -145,18 +146,43 @@ def test_thin_products_are_the_products(sizes: tuple[int, int, int]) -> None:
                 torch.testing.assert_close(products, function(a, b))
 
 
-def test_thin_products_are_taken_where_they_are_thin() -> None:
-    def operations(m: int, k: int, n: int, own_products: int = 0) -> set[str]:
-        matrices = torch.randn(m, k), torch.randn(n, k).t()
-        graph = graphs.trace(lambda a, b: [a @ b], *matrices, own_products=own_products).graph
-        return {str(node.target) for node in graph.nodes if node.op == "call_function"}
+def operations(function: Callable[..., list[Tensor]], *arguments: Tensor, own_products: int = 0) -> set[str]:
+    graph = graphs.trace(function, *arguments, own_products=own_products).graph
+    return {str(node.target) for node in graph.nodes if node.op == "call_function"}
 
-    assert "aten.mm.default" not in operations(40, 64, 2)
-    assert operations(40, 64, 9) == {"aten.mm.default"}
-    assert operations(40, 64, 8) > {"aten.mm.default"}, "of the transposed"
-    assert "aten.mm.default" not in operations(16, 64, 64, own_products=16 * 64 * 64)
+
+def test_thin_products_are_taken_where_they_are_thin() -> None:
+    def of_product(m: int, k: int, n: int, own_products: int = 0) -> set[str]:
+        matrices = torch.randn(m, k), torch.randn(n, k).t()
+        return operations(lambda a, b: [a @ b], *matrices, own_products=own_products)
+
+    assert "aten.mm.default" not in of_product(40, 64, 2)
+    assert of_product(40, 64, 9) == {"aten.mm.default"}
+    assert of_product(40, 64, 8) > {"aten.mm.default"}, "of the transposed"
+    assert "aten.mm.default" not in of_product(16, 64, 64, own_products=16 * 64 * 64)
     for m, own_products in ((16, 16 * 64 * 64 - 1), (17, 2**20)):
-        assert operations(m, 64, 64, own_products=own_products) == {"aten.mm.default"}
+        assert of_product(m, 64, 64, own_products=own_products) == {"aten.mm.default"}
+
+
+@pytest.mark.parametrize(("rows", "beta", "joined"), [(1_023, 1, False), (1_025, 1, True), (40, 2, True)])
+def test_a_sum_is_apart_from_a_product_that_is_not_large(rows: int, beta: int, joined: bool) -> None:
+    a, b, bias = torch.randn(rows, 4), torch.randn(64, 4).t(), torch.randn(64)
+
+    def function(a: Tensor, b: Tensor) -> list[Tensor]:
+        return [torch.addmm(bias, a, b, beta=beta)]
+
+    assert ("aten.addmm.default" in operations(function, a, b)) == joined
+    torch.testing.assert_close(graphs.trace(function, a, b)(a, b), function(a, b))
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
+def test_the_compiler_leaves_them_apart() -> None:
+    a, b, bias = torch.randn(40, 4), torch.randn(64, 4).t(), torch.randn(64)
+    call = compiled(lambda x: [torch.addmm(bias, x, b).tanh()])
+    with fresh_cache():  # which has no code
+        results, (code,) = run_and_get_code(call, a)
+    torch.testing.assert_close(results, [torch.addmm(bias, a, b).tanh()])
+    assert "cpu_mm_out(" in code and "addmm" not in code
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
