@@ -89,11 +89,11 @@ class Replay:
             Indices ``(n, B)`` of the rows in each window.
         """
         starts, device = (self.size - n_step + 1) * self.num_envs, self.rows.device
-        flat = torch.randint(starts, (batch_size,), generator=generator, device=device)
+        flat = torch.randint(starts, (1, batch_size), generator=generator, device=device)
         if n_step == 1:  # which row is the oldest does not matter
-            return flat.unsqueeze(0)
+            return flat
         oldest = (self.head - self.size) % self.length
-        return self._windows(flat + oldest * self.num_envs, n_step)
+        return self._windows(flat[0] + oldest * self.num_envs, n_step)
 
     def _windows(self, start: Tensor, n_step: int) -> Tensor:
         """Indices ``(n, B)`` of the rows from each start ``(B,)`` on."""
