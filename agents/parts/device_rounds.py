@@ -17,7 +17,6 @@ import torch
 from torch import Tensor, nn
 from torch._higher_order_ops import scan, while_loop
 
-from agents.parts.acting import reader
 from agents.parts.device_envs import DeviceVectorEnv, Episodes, Finished, advance
 from agents.parts.graphs import compile_function, first_line, trace
 from agents.parts.optimization import ComputeLoss, Learner, call_with
@@ -394,8 +393,9 @@ class ReplayRounds(_Rounds):
         for name, field in zip(Steps._fields, fields, strict=False):
             layout.write(rows, name, field)
         layout.write(rows, "valid", torch.ones_like(fields[4]))
-        for row, quick in zip(rows, reader(self.env.device)(rows), strict=True):
-            self._replay.write(Transitions(row, layout, len(row), quick))
+        arrays = rows.numpy() if rows.is_cpu else [None] * len(rows)
+        for row, array in zip(rows, arrays, strict=True):
+            self._replay.write(Transitions(row, layout, len(row), array))
 
     def _given(self, due: Sequence[int], rates: Sequence[float], target_rates: Sequence[float]) -> tuple[Any, ...]:
         device = self.env.device

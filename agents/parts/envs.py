@@ -246,6 +246,8 @@ def _to_host(*tensors: Tensor) -> list[np.ndarray]:
 class Envs:
     """Steps a vector environment and hands out packed transitions on a device.
 
+    Of several processes, each makes its own when they have met.
+
     Args:
         env: Any ``gymnasium.vector.VectorEnv``.
         device: Where observations and transitions go, in one transfer a step.

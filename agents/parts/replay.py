@@ -10,9 +10,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from agents.parts.acting import reader
 from agents.parts.priorities import SumTree
-from agents.parts.transition import Layout, Transitions
+from agents.parts.transition import Layout, Transitions, Writer
 
 _SMALLEST_ERROR = 1e-6  # what is added to an error, so that a transition without one is drawn again
 
@@ -56,13 +55,13 @@ class Replay:
         self.num_envs = num_envs
         self.length = -(-capacity // num_envs)
         self.rows = torch.zeros(self.length, num_envs, layout.row_bytes, dtype=torch.uint8, device=device)
-        self._rows_to_write = reader(device)(self.rows)
+        self._writer = Writer(self.rows)
         self.head = 0
         self.size = 0
 
     def write(self, transitions: Transitions) -> None:
         """Store one step of all environments over the oldest."""
-        self._rows_to_write[self.head] = transitions.rows
+        self._writer.write(self.head, transitions)
         self.head = (self.head + 1) % self.length
         self.size = min(self.size + 1, self.length)
 

@@ -7,8 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from agents.parts.acting import reader
-from agents.parts.transition import Layout, Transitions
+from agents.parts.transition import Layout, Transitions, Writer
 
 
 class Rollout:
@@ -23,7 +22,7 @@ class Rollout:
 
     def __init__(self, layout: Layout, length: int, num_envs: int, device: torch.device) -> None:
         self.rows = torch.zeros(length, num_envs, layout.row_bytes, dtype=torch.uint8, device=device)
-        self._rows_to_write = reader(device)(self.rows)
+        self._writer = Writer(self.rows)
         self.length = length
         self.layout = layout
         self.size = 0
@@ -49,7 +48,7 @@ class Rollout:
 
     def write(self, transitions: Transitions) -> None:
         """Store one step of all environments."""
-        self._rows_to_write[self.size] = transitions.rows
+        self._writer.write(self.size, transitions)
         self.size += 1
 
     def read(self) -> Tensor:

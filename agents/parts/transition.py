@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -107,14 +106,14 @@ class Transitions:
         packed: Rows of bytes.
         layout: What the bytes mean.
         count: How many of the rows are valid, those of all processes, known on the host.
-        rows: The same as an array, where it is at hand: to ask a tensor for its array takes longer than to copy it.
+        array: The rows as an array, where it is at hand: to ask a tensor for its array takes longer than to copy it.
     """
 
-    def __init__(self, packed: Tensor, layout: Layout, count: int, rows: Tensor | np.ndarray | None = None) -> None:
+    def __init__(self, packed: Tensor, layout: Layout, count: int, array: np.ndarray | None = None) -> None:
         self.packed = packed
         self.layout = layout
         self.count = count
-        self.rows: Any = packed if rows is None else rows
+        self.array = array
 
     @property
     def observation(self) -> Tensor:
@@ -162,6 +161,28 @@ class Transitions:
         return self.layout.read(self.packed, "valid") if self.layout.has_reset_steps else None
 
 
+class Writer:
+    """Copies steps into rows: by numpy where it can, which between two steps takes a quarter of what torch does.
+
+    Args:
+        rows: ``(steps, N, row_bytes)``.
+    """
+
+    def __init__(self, rows: Tensor) -> None:
+        self._rows = rows
+        self._array = rows.numpy() if rows.is_cpu else None
+
+    def __reduce__(self) -> tuple[type[Writer], tuple[Tensor]]:
+        return Writer, (self._rows,)  # a copy's array is that of its rows
+
+    def write(self, step: int, transitions: Transitions) -> None:
+        """Copy one step of all environments."""
+        if self._array is None or transitions.array is None:
+            self._rows[step] = transitions.packed
+        else:
+            self._array[step] = transitions.array
+
+
 def pack(
     layout: Layout,
     *,
@@ -187,5 +208,5 @@ def pack(
     if layout.has_action_mask:
         rows["action_mask"] = True if action_mask is None else action_mask
         rows["next_action_mask"] = True if next_action_mask is None else next_action_mask
-    packed = torch.from_numpy(rows.view(np.uint8).reshape(len(rows), layout.row_bytes))
-    return Transitions(packed, layout, int(rows["valid"].sum()))
+    array = rows.view(np.uint8).reshape(len(rows), layout.row_bytes)
+    return Transitions(torch.from_numpy(array), layout, int(rows["valid"].sum()), array)

@@ -164,12 +164,25 @@ def test_thin_products_are_taken_where_they_are_thin() -> None:
         assert of_product(m, 64, 64, own_products=own_products) == {"aten.mm.default"}
 
 
-@pytest.mark.parametrize(("rows", "beta", "joined"), [(1_023, 1, False), (1_025, 1, True), (40, 2, True)])
-def test_a_sum_is_apart_from_a_product_that_is_not_large(rows: int, beta: int, joined: bool) -> None:
-    a, b, bias = torch.randn(rows, 4), torch.randn(64, 4).t(), torch.randn(64)
+@pytest.mark.parametrize(
+    ("rows", "beta", "alpha", "dtype", "joined"),
+    [
+        (1_023, 1, 1, torch.float32, False),
+        (1_023, 1, 1, torch.float64, False),
+        (1_025, 1, 1, torch.float32, True),
+        (40, 2, 1, torch.float32, True),
+        (40, 1, 2, torch.float32, True),
+        (40, 1, 1, torch.bfloat16, True),
+    ],
+)
+def test_a_sum_is_apart_from_a_product_that_is_not_large(
+    rows: int, beta: int, alpha: int, dtype: torch.dtype, joined: bool
+) -> None:
+    torch.manual_seed(0)
+    a, b, bias = torch.randn(rows, 40, dtype=dtype), torch.randn(64, 40, dtype=dtype).t(), torch.randn(64, dtype=dtype)
 
     def function(a: Tensor, b: Tensor) -> list[Tensor]:
-        return [torch.addmm(bias, a, b, beta=beta)]
+        return [torch.addmm(bias, a, b, beta=beta, alpha=alpha)]
 
     assert ("aten.addmm.default" in operations(function, a, b)) == joined
     torch.testing.assert_close(graphs.trace(function, a, b)(a, b), function(a, b))
@@ -183,6 +196,20 @@ def test_the_compiler_leaves_them_apart() -> None:
         results, (code,) = run_and_get_code(call, a)
     torch.testing.assert_close(results, [torch.addmm(bias, a, b).tanh()])
     assert "cpu_mm_out(" in code and "addmm" not in code
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
+def test_an_operator_that_says_another_size_is_found_out() -> None:
+    @torch.library.custom_op("rlloss_test::shrink", mutates_args=())
+    def shrink(x: Tensor) -> Tensor:
+        return x[:1].clone()
+
+    @shrink.register_fake
+    def _(x: Tensor) -> Tensor:
+        return torch.empty_like(x)
+
+    with pytest.raises(RuntimeError, match="expected size"):
+        compiled(lambda x: [shrink(x) * 2.0])(torch.ones(2, 3))
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")

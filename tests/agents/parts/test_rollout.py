@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
+from collections.abc import Callable
+
 import pytest
 import torch
 
@@ -36,6 +40,22 @@ def test_rows_are_steps_in_order() -> None:
         rows = Transitions(rollout.read(), LAYOUT, 0)
         assert rows.observation.tolist() == [[10 * t, 10 * t + 1] for t in range(start, start + 3)]
         assert rows.action.tolist() == [[0, 1]] * 3
+
+
+@pytest.mark.parametrize("copy", [copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))])
+def test_a_copy_is_written_to_itself(copy: Callable[[Rollout], Rollout]) -> None:
+    rollout = Rollout(LAYOUT, 2, 2, CPU)
+    rollout.write(step(1))
+    copied = copy(rollout)
+    copied.write(step(2))
+    assert Transitions(copied.rows, LAYOUT, 0).observation.tolist() == [[10, 11], [20, 21]]
+    assert Transitions(rollout.rows, LAYOUT, 0).observation.tolist() == [[10, 11], [0, 0]]
+
+
+def test_steps_of_the_host_are_written_elsewhere() -> None:
+    rollout = Rollout(LAYOUT, 2, 2, torch.device("meta"))
+    rollout.write(step(1))
+    assert rollout.size == 1
 
 
 @pytest.mark.parametrize("written", [0, 2, 3])
