@@ -501,8 +501,8 @@ class Envs:
         if what == "observation" and not self._check_observation:
             return
         # A sum of squares is small only if its terms are, and takes a fifth of the time of looking at each.
-        square = np.vdot(values, values) if flat is None else flat.dot(flat)
-        if float(square) < _LARGEST_SQUARE:
+        flat = values if flat is None else flat
+        if float(np.vdot(flat, flat)) < _LARGEST_SQUARE:
             return
         with np.errstate(over="ignore"):
             finite = np.isfinite(np.asarray(values, np.float32)).reshape(len(values), -1).all(axis=1)

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from agents.parts.acting import reader
 from agents.parts.spaces import Discrete, EnvSpec, MultiDiscrete, Space
 
 _NUMPY_DTYPES = {
@@ -170,7 +171,8 @@ class Writer:
 
     def __init__(self, rows: Tensor) -> None:
         self._rows = rows
-        self._array = rows.numpy() if rows.is_cpu else None
+        array = reader(rows.device)(rows)
+        self._array = array if isinstance(array, np.ndarray) else None
 
     def __reduce__(self) -> tuple[type[Writer], tuple[Tensor]]:
         return Writer, (self._rows,)  # a copy's array is that of its rows
