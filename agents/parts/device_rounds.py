@@ -393,9 +393,8 @@ class ReplayRounds(_Rounds):
         for name, field in zip(Steps._fields, fields, strict=False):
             layout.write(rows, name, field)
         layout.write(rows, "valid", torch.ones_like(fields[4]))
-        arrays = rows.numpy() if rows.is_cpu else [None] * len(rows)
-        for row, array in zip(rows, arrays, strict=True):
-            self._replay.write(Transitions(row, layout, len(row), array))
+        for row in rows:
+            self._replay.write(Transitions(row, layout, len(row)))
 
     def _given(self, due: Sequence[int], rates: Sequence[float], target_rates: Sequence[float]) -> tuple[Any, ...]:
         device = self.env.device

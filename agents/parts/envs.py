@@ -246,7 +246,7 @@ def _to_host(*tensors: Tensor) -> list[np.ndarray]:
 class Envs:
     """Steps a vector environment and hands out packed transitions on a device.
 
-    Of several processes, each makes its own when they have met.
+    With several processes it is made after ``torch.distributed`` is initialised: their number is asked once.
 
     Args:
         env: Any ``gymnasium.vector.VectorEnv``.
@@ -500,7 +500,8 @@ class Envs:
         """Raise where a value is not finite; ``flat`` has the same, in one row, where it is at hand."""
         if what == "observation" and not self._check_observation:
             return
-        # A sum of squares is small only if its terms are, and takes a fifth of the time of looking at each.
+        # A sum of squares is small only if its terms are, and takes a fifth of the time of looking at each; dot would
+        # warn where it overflows.
         flat = values if flat is None else flat
         if float(np.vdot(flat, flat)) < _LARGEST_SQUARE:
             return

@@ -30,7 +30,7 @@ from rlloss.core.distributed import process_count
 _MOST_GRAPHS = 8
 # Up to which a product's rows may be few enough to do without a library.
 _FEW_ROWS = 16
-# A product of matrices of more elements takes less where what it is added to is already in its place.
+# Of more elements than this, a product of matrices is faster as one call with the sum after it.
 _LARGE_PRODUCT = 2**16
 # What is the same where it is equal, and holds nothing.
 NUMBERS = (bool, int, float, str)
@@ -76,9 +76,12 @@ def _options(device: torch.device) -> dict[str, Any]:
     return {"cpp_wrapper": True, "cpp.use_decompose_tanh": True} if device.type == "cpu" else {}
 
 
-def _is_of_torch(node: Node) -> bool:
-    """Whether an operator is torch's own, so that what comes of it has the size that it says."""
-    return getattr(node.target, "namespace", "aten") in ("aten", "prims")
+def _gives_what_it_says(node: Node) -> bool:
+    """Whether what comes of an operator surely has the size and strides that it was traced with.
+
+    An operator of somebody else's may say another, and the library that computes a convolution chooses strides.
+    """
+    return getattr(node.target, "namespace", "aten") in ("aten", "prims") and "convolution" not in str(node.target)
 
 
 def trace(
@@ -125,16 +128,15 @@ def _mm(own_products: int, a: Tensor, b: Tensor) -> Any:
 
 
 def _addmm(own_products: int, x: Tensor, a: Tensor, b: Tensor, *, beta: float = 1, alpha: float = 1) -> Any:
-    """A product of matrices and a sum; on a CPU the sum is a part of what comes after, but for large products."""
-    if beta != 1 or alpha != 1:
+    """A product of matrices and a sum; on a CPU the sum is a part of what comes after, except for large products."""
+    if beta != 1 or alpha != 1 or a.dtype.itemsize < 4:  # half precision would be rounded twice
         return NotImplemented
     product = _mm(own_products, a, b)
     if product is not NotImplemented:
         return x + product
-    is_half = a.dtype.itemsize < 4  # of which two calls would round twice
-    if a.device.type != "cpu" or is_half or len(a) * b.shape[1] > _LARGE_PRODUCT:
+    if a.device.type != "cpu" or len(a) * b.shape[1] > _LARGE_PRODUCT:
         return NotImplemented
-    return torch.mm(a, b) - (-x)  # of a sum the compiler would make one call again, which copies x first
+    return torch.mm(a, b) - (-x)  # the compiler would turn a sum back into one call, which copies x first
 
 
 class Compiled:
@@ -218,9 +220,9 @@ class Compiled:
             inputs, plain = _take_found(function, examples)
             graph = trace(plain, *inputs, without_data=True, own_products=self._own_products)
             options = _options(self._device)
-            # The arguments' sizes are looked at before each call; torch's check of these and others makes a text each
-            # time, a thirtieth of the time of A2C in 8 environments.
-            options["size_asserts"] = not all(map(_is_of_torch, graph.graph.nodes))
+            # The arguments' sizes are looked at before each call; torch's check of these and others builds a string at
+            # each (docs/speed.md has what that takes).
+            options["size_asserts"] = not all(map(_gives_what_it_says, graph.graph.nodes))
             if self._own_products:  # a sum of a few would be computed anew wherever it is used
                 options["unroll_reductions_threshold"] = 1
             compiled = compile_graph(graph, inputs, options)

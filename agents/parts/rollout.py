@@ -63,7 +63,7 @@ class Rollout:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore :meth:`state_dict` into a rollout of the same length and environments."""
         rows = state["rows"]
-        if rows.shape[0] > len(self.rows) or rows.shape[1:] != self.rows.shape[1:]:
+        if rows.shape[0] > self.length or rows.shape[1:] != self.rows.shape[1:]:
             raise ValueError(
                 f"Rollout: stored rows {tuple(rows.shape)} do not fit into {tuple(self.rows.shape)}: "
                 "length, number of environments or spaces differ"

@@ -107,7 +107,7 @@ class Transitions:
         packed: Rows of bytes.
         layout: What the bytes mean.
         count: How many of the rows are valid, those of all processes, known on the host.
-        array: The rows as an array, where it is at hand: to ask a tensor for its array takes longer than to copy it.
+        array: The same memory as an array, where it is at hand: to ask a tensor for it takes longer than to copy it.
     """
 
     def __init__(self, packed: Tensor, layout: Layout, count: int, array: np.ndarray | None = None) -> None:

@@ -165,21 +165,24 @@ def test_thin_products_are_taken_where_they_are_thin() -> None:
 
 
 @pytest.mark.parametrize(
-    ("rows", "beta", "alpha", "dtype", "joined"),
+    ("shape", "beta", "alpha", "dtype", "joined"),
     [
-        (1_023, 1, 1, torch.float32, False),
-        (1_023, 1, 1, torch.float64, False),
-        (1_025, 1, 1, torch.float32, True),
-        (40, 2, 1, torch.float32, True),
-        (40, 1, 2, torch.float32, True),
-        (40, 1, 1, torch.bfloat16, True),
+        ((1_023, 64), 1, 1, torch.float32, False),
+        ((1_023, 64), 1, 1, torch.float64, False),
+        ((1_025, 64), 1, 1, torch.float32, True),
+        ((40, 64), 2, 1, torch.float32, True),
+        ((40, 64), 1, 2, torch.float32, True),
+        ((40, 64), 1, 1, torch.bfloat16, True),
+        ((40, 8), 1, 1, torch.bfloat16, True),
     ],
 )
 def test_a_sum_is_apart_from_a_product_that_is_not_large(
-    rows: int, beta: int, alpha: int, dtype: torch.dtype, joined: bool
+    shape: tuple[int, int], beta: int, alpha: int, dtype: torch.dtype, joined: bool
 ) -> None:
     torch.manual_seed(0)
-    a, b, bias = torch.randn(rows, 40, dtype=dtype), torch.randn(64, 40, dtype=dtype).t(), torch.randn(64, dtype=dtype)
+    rows, columns = shape
+    a, b = torch.randn(rows, 40, dtype=dtype), torch.randn(columns, 40, dtype=dtype).t()
+    bias = torch.randn(columns, dtype=dtype)
 
     def function(a: Tensor, b: Tensor) -> list[Tensor]:
         return [torch.addmm(bias, a, b, beta=beta, alpha=alpha)]
@@ -192,10 +195,11 @@ def test_a_sum_is_apart_from_a_product_that_is_not_large(
 def test_the_compiler_leaves_them_apart() -> None:
     a, b, bias = torch.randn(40, 4), torch.randn(64, 4).t(), torch.randn(64)
     call = compiled(lambda x: [torch.addmm(bias, x, b).tanh()])
-    with fresh_cache():  # which has no code
+    with fresh_cache():  # so that the code is generated here
         results, (code,) = run_and_get_code(call, a)
     torch.testing.assert_close(results, [torch.addmm(bias, a, b).tanh()])
     assert "cpu_mm_out(" in code and "addmm" not in code
+    assert "assert_size_stride(" not in code
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")

@@ -42,11 +42,11 @@ def test_rows_are_steps_in_order() -> None:
         assert rows.action.tolist() == [[0, 1]] * 3
 
 
-@pytest.mark.parametrize("copy", [copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))])
-def test_a_copy_is_written_to_itself(copy: Callable[[Rollout], Rollout]) -> None:
+@pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))])
+def test_a_copy_is_written_to_itself(duplicate: Callable[[Rollout], Rollout]) -> None:
     rollout = Rollout(LAYOUT, 2, 2, CPU)
     rollout.write(step(1))
-    copied = copy(rollout)
+    copied = duplicate(rollout)
     copied.write(step(2))
     assert Transitions(copied.rows, LAYOUT, 0).observation.tolist() == [[10, 11], [20, 21]]
     assert Transitions(rollout.rows, LAYOUT, 0).observation.tolist() == [[10, 11], [0, 0]]
