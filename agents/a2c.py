@@ -616,7 +616,8 @@ class A2C(Agent):
             for epoch, order in enumerate(orders):
                 if epoch > 0 and follows_policy:
                     batch = self._prepare(rows, batch.old_log_prob)
-                metrics += [self.learner.step(*part) for part in self._split(batch, order)]
+                for part in self._split(batch, order):
+                    metrics.append(self.learner.step(*part, look=not metrics))
         self._see_observations(rows)
         return metrics
 

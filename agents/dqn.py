@@ -370,9 +370,9 @@ class DQN(Agent):
             return []
         self.learner.schedule(self.steps)
         self.choice.look()
-        return [self._gradient_step(self.replay) for _ in range(due)]
+        return [self._gradient_step(self.replay, look=k == 0) for k in range(due)]
 
-    def _gradient_step(self, replay: Replay) -> Tensor:
+    def _gradient_step(self, replay: Replay, *, look: bool) -> Tensor:
         drawn: tuple[Tensor, ...]
         if isinstance(replay, PrioritizedReplay):
             uniform = replay.draw_uniform(self.own_batch_size, self.generator)
@@ -383,7 +383,7 @@ class DQN(Agent):
         if self.starts_eagerly and self.rounds is None:  # a graph of its own would serve for these few
             metrics = self.learner.eager_step(self._loss_at, *drawn)
         else:
-            metrics = self.learner.step(*drawn, noise)
+            metrics = self.learner.step(*drawn, noise, look=look)
         self.updates += 1
         if self.target_update_every > 1 and self.updates % self.target_update_every == 0:
             self._update_target(self.learner.vector)

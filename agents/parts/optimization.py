@@ -365,11 +365,13 @@ class Learner:
         gradients, row = self.pure_gradient([p.data for p in self._updated], self._compute_loss, *batch)
         return [*gradients, row]
 
-    def step(self, *batch: Any) -> Tensor:
+    def step(self, *batch: Any, look: bool = True) -> Tensor:
         """Update the parameters along the loss's gradient.
 
         Args:
             batch: Arguments of ``compute_loss``: tensors, or None.
+            look: Whether what ``compute_loss`` computes with may have changed since the last step. To look at it is 5%
+                of a small compiled step, which of several in a row the first one alone needs.
 
         Returns:
             The scalars that ``compute_loss`` returned, in its order, and the gradient's norm before clipping.
@@ -377,10 +379,10 @@ class Learner:
         if self._compiled is None or (self._waits_for_state and not self.optimizer.state):
             return self.eager_step(self._compute_loss, *batch)
         try:
-            *gradients, row = self._compiled(*batch)
+            *gradients, row = self._compiled(*batch) if look else self._compiled.call(*batch)
         except CannotCompile as error:
             self._go_on_eagerly(error)
-            return self.step(*batch)
+            return self.eager_step(self._compute_loss, *batch)
         if not self._in_graph:
             self._apply(gradients)
         return row

@@ -11,7 +11,8 @@ import torch
 from torch.testing import assert_close
 
 from agents import A2C, DQN, Agent
-from rlloss import HLGaussLoss, HuberLoss, TDLoss
+from agents.parts.graphs import Compiled
+from rlloss import ClippedSurrogateLoss, HLGaussLoss, HuberLoss, TDLoss
 from tests.agents.parts.test_device_rounds import make_envs, play_plain
 
 AGENTS: dict[str, Callable[[], Agent]] = {
@@ -36,3 +37,41 @@ def test_compiled_for_real(name: str) -> None:
     assert_close(torch.stack(own_metrics), torch.stack(metrics), rtol=2e-3, atol=2e-4)
     for p, q in zip(agent.model.parameters(), plain.model.parameters(), strict=True):
         assert_close(p, q, rtol=2e-3, atol=2e-4)
+
+
+SEVERAL: dict[str, Callable[[HuberLoss], Agent]] = {
+    "DQN": lambda loss: DQN(
+        batch_size=16, hidden_sizes=[16], learning_starts=16, replay_ratio=0.75, loss=TDLoss(loss), optimizer="SGD"
+    ),
+    "A2C": lambda loss: A2C(
+        hidden_sizes=[16], critic_loss=loss, policy_loss=ClippedSurrogateLoss(), epochs=2, minibatches=2,
+        rollout_length=4, optimizer="SGD",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.usefixtures("by_torch")
+@pytest.mark.filterwarnings("ignore:DQN. acting cannot be compiled")
+@pytest.mark.parametrize("name", SEVERAL)
+def test_steps_in_a_row_look_once_at_a_loss_and_see_its_changes(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    looks: list[Compiled] = []
+    changed = Compiled.changed
+
+    def counted(compiled: Compiled) -> bool:
+        looks.append(compiled)
+        return changed(compiled)
+
+    parameters = []
+    for compiled in (False, True):
+        envs, loss = make_envs("CartPole-v1"), HuberLoss()
+        agent = SEVERAL[name](loss).build(envs.spec, compiled=compiled)
+        play_plain(agent, envs, 64)
+        loss.delta = 0.01
+        with monkeypatch.context() as patch:
+            patch.setattr(Compiled, "changed", counted)
+            metrics, _ = play_plain(agent, envs, 160)
+        parameters.append(torch.cat([p.detach().flatten() for p in agent.model.parameters()]))
+    assert_close(parameters[1], parameters[0], rtol=2e-3, atol=2e-4)
+    updates = {"DQN": 96 // envs.spec.num_envs, "A2C": 96 // (4 * envs.spec.num_envs)}[name]
+    assert len(metrics) > 2 * updates
+    assert sum(compiled is agent.learner._compiled for compiled in looks) <= updates + 4  # a graph that is made looks

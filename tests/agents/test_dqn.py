@@ -409,7 +409,7 @@ def test_a_prioritized_step_by_hand(mode: AutoresetMode, loss: ValueLoss) -> Non
                 agent.network(batch.observation), batch.action, batch.reward, batch.discount, next_outputs,
                 selector_outputs=agent.network(batch.next_observation), weight=weight,
             )  # fmt: skip
-        row = agent._gradient_step(replay)
+        row = agent._gradient_step(replay, look=True)
         assert_close(row[0], expected)
         assert_close(row[2], error.abs().mean())
         new = (error.double().abs() + 1e-6) ** 0.6
