@@ -699,6 +699,11 @@ class A2C(Agent):
             for index in order.tensor_split(self.minibatches)
         ]
 
+    @property
+    def batch_rows(self) -> int:
+        """Those of a minibatch."""
+        return -(-self.rollout_length * self.spec.num_envs // self.minibatches)
+
     def count_updates(self, steps: int, num_envs: int) -> int:
         """One per minibatch, epoch and rollout."""
         return steps // (self.rollout_length * num_envs) * self.epochs * self.minibatches

@@ -176,6 +176,11 @@ class Agent(ABC):
         """
         return None
 
+    @property
+    @abstractmethod
+    def batch_rows(self) -> int:
+        """How many transitions a gradient step learns from, at most; in this process."""
+
     @abstractmethod
     def count_updates(self, steps: int, num_envs: int) -> int:
         """How many gradient steps a run of so many environment steps takes."""

@@ -467,6 +467,11 @@ class DQN(Agent):
     def _update_target(self, online: Tensor) -> None:
         self.target_parameters.lerp_(online, self.target_update_rate)
 
+    @property
+    def batch_rows(self) -> int:
+        """Its share of the batch size."""
+        return self.own_batch_size
+
     def count_updates(self, steps: int, num_envs: int) -> int:
         """The replay ratio times the steps after the start of learning."""
         return max(int((steps - self.learning_starts) * self.replay_ratio), 0)

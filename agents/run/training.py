@@ -18,7 +18,6 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
-from threadpoolctl import threadpool_limits
 
 from agents.agent import Agent
 from agents.parts.device_envs import DeviceVectorEnv
@@ -33,6 +32,7 @@ from agents.parts.processes import (
 from agents.run.checkpoint import load_checkpoint, save_checkpoint, save_model, write_atomic
 from agents.run.configuration import describe, dump_config, flatten, load_config, make_agent
 from agents.run.evaluation import MAX_ENVS, Device, Evaluation, choose, choose_device, play
+from agents.run.threads import measure_threads, use_threads
 from agents.run.tracking import Progress, Tracker
 from rlloss.core.checks import check_choice, check_integer
 from rlloss.core.distributed import process_count, process_rank
@@ -123,7 +123,7 @@ def train(
     steps: int = 50_000,
     seed: int = 0,
     device: Device = "auto",
-    threads: int = 1,
+    threads: int | Literal["auto"] = 1,
     compile: Literal["auto", "on", "off"] = "auto",
     log_every: int = 1_000,
     eval_every: int = 0,
@@ -150,7 +150,9 @@ def train(
         steps: Environment steps to train for, >= 1.
         seed: Seed of the environments, the weights and the agent's randomness, in [0, 2^32).
         device: Where the agent lives; "auto" is a GPU when there is one.
-        threads: Threads of torch's CPU kernels and numpy's, >= 1; more than 1 rarely pays for networks of this size.
+        threads: Threads of torch's CPU kernels, >= 1; "auto" measures how many make the networks faster, which large
+            ones, images and large batches do. Threads wait for each other: where other work needs the cores, as other
+            runs do, one is best. The same seed gives the same numbers with the same number of threads.
         compile: "on" makes a gradient step one compiled graph, and choosing actions another, which is faster and takes
             seconds to start (more the first time); "auto" does so where the run is long enough to earn them back and a
             compiler is there.
@@ -184,7 +186,7 @@ def train(
         steps=steps,
         seed=seed,
         device=choose_device("train", device),
-        threads=threads,
+        threads=1 if threads == "auto" else threads,
         compile="off",
         log_every=log_every,
         eval_every=eval_every,
@@ -196,7 +198,7 @@ def train(
     if not re.fullmatch(r"[\w.,=+-]+", name):
         raise ValueError(f"train: name must consist of letters, digits and ._,=+-, got {name!r}")
     config = {"agent": describe(agent), **describe(asdict(settings), objects=False)}
-    with join_processes(settings.device), _threads(settings.threads), catch_signals() as stop:
+    with join_processes(settings.device), use_threads(settings.threads), catch_signals() as stop:
         number = own_share("train", "num_envs", settings.num_envs)
         envs = _make_envs(settings, number, agent)
         try:
@@ -205,6 +207,10 @@ def train(
             settings = replace(settings, compile=_compile(compile, agent, settings, envs))
             config["compile"] = settings.compile
             agent.build(envs.spec, device=settings.device, seed=settings.seed, compiled=settings.compile == "on")
+            if threads == "auto":
+                settings = replace(settings, threads=measure_threads(agent))
+                config["threads"] = settings.threads
+                torch.set_num_threads(settings.threads)
             run = from_first_process(
                 lambda: _new_run(Path(run_dir), settings, type(agent).__name__.lower(), name, dump_config(config))
             )
@@ -241,7 +247,7 @@ def resume(run: Path | str, *, steps: int | None = None, progress: bool = True) 
     settings = Settings.from_config(config)
     choose_device("resume", settings.device)
     agent = make_agent(config["agent"])
-    with join_processes(settings.device), _threads(settings.threads), catch_signals() as stop:
+    with join_processes(settings.device), use_threads(settings.threads), catch_signals() as stop:
         state = _load_checkpoint(run)
         done = int(state["envs"]["steps"])
         if steps is not None and steps < done:
@@ -340,18 +346,6 @@ def _new_run(root: Path, settings: Settings, agent: str, name: str, config: str)
         write_atomic(run / "config.yaml", config.encode())
         return run
     raise ValueError(f"train: too many runs called {name} in {parent}")
-
-
-@contextmanager
-def _threads(number: int) -> Iterator[None]:
-    """Give the kernels of torch, and numpy's, so many threads, and afterwards the caller's number again."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(number)
-    try:
-        with threadpool_limits(number, user_api="blas"):
-            yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _keep_freed_memory() -> None:

@@ -292,8 +292,9 @@ def _resolve(what: str, base: Path, overrides: Mapping[str, Any]) -> dict[str, A
         made = instantiate(parser, parser.parse_args(arguments))
         values = made.as_dict()
         # As train will check them; what "auto" comes to is found out there.
-        known = {name: values[name] for name in inspect.signature(Settings).parameters if name != "compile"}
-        settings = Settings(**known | {"env_kwargs": values["env_kwargs"] or {}}, compile="off")
+        found_out = {"compile": "off"} | ({"threads": 1} if values["threads"] == "auto" else {})
+        known = {name: values[name] for name in inspect.signature(Settings).parameters}
+        settings = Settings(**known | {"env_kwargs": values["env_kwargs"] or {}} | found_out)
         make_vec(settings.env, 1, vectorization="sync", env_kwargs=settings.env_kwargs).close()
     except (ArgumentError, ValueError, TypeError) as error:
         raise ValueError(f"study: {what}: {one_line(error)}") from error

@@ -39,7 +39,7 @@ def test_compiled_for_real(name: str) -> None:
         assert_close(p, q, rtol=2e-3, atol=2e-4)
 
 
-SEVERAL: dict[str, Callable[[HuberLoss], Agent]] = {
+SEVERAL: dict[str, Callable[[HuberLoss], DQN | A2C]] = {
     "DQN": lambda loss: DQN(
         batch_size=16, hidden_sizes=[16], learning_starts=16, replay_ratio=0.75, loss=TDLoss(loss), optimizer="SGD"
     ),

@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from threadpoolctl import threadpool_info
 from torch import Tensor
 
 from agents import A2C, DQN, Agent, resume, train
@@ -403,36 +402,6 @@ def test_resume_does_not_go_back(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"resume: steps must be >= 30\d, which are done, got 100"):
         resume(left, steps=100, progress=False)
     assert (left / "config.yaml").read_text() == before
-
-
-def test_threads_are_those_of_the_run_and_then_the_caller_s(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    observe = DQN.observe
-    seen: set[int] = set()
-
-    def threads() -> tuple[int, ...]:
-        return torch.get_num_threads(), *(
-            pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"
-        )
-
-    def spy(self: DQN, transitions: Transitions) -> None:
-        seen.update(threads())
-        observe(self, transitions)
-
-    before = threads()
-    assert len(before) > 1
-
-    monkeypatch.setattr(DQN, "observe", spy)
-    left = run(dqn(), tmp_path, steps=30, threads=2)
-    assert (seen, threads()) == ({2}, before)
-    seen.clear()
-    resume(left, steps=60, progress=False)
-    assert (seen, threads()) == ({2}, before)
-    with pytest.raises(ValueError, match="NoSuchEnv"):
-        run(dqn(), tmp_path, "NoSuchEnv-v0", threads=2)
-    assert threads() == before
-    seen.clear()
-    run(dqn(), tmp_path, steps=30, threads=1)
-    assert (seen, threads()) == ({1}, before)
 
 
 def test_resume_refuses_what_does_not_fit(tmp_path: Path) -> None:

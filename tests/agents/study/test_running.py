@@ -196,6 +196,7 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "argument": ({"variants": {"Bad": {"agent.loss.criterio": "MSELoss"}}}, "variant 'Bad': "),
     "value": ({"variants": {"Bad": {"agent.learning_rate": -1}}}, "learning_rate must be in (0, inf)"),
     "setting": ({"variants": {"Bad": {"eval_episodes": 0}}}, "variant 'Bad': train: eval_episodes must be"),
+    "threads": ({"variants": {"Bad": {"threads": 0}}}, "variant 'Bad': train: threads must be"),
     "env_kwargs": ({"variants": {"Bad": {"env_kwargs": {"no_such": 1}}}}, "variant 'Bad': make_vec: "),
     "own": ({"variants": {"Bad": {"seed": 7}}}, "variant 'Bad': seed is the study's own"),
     "folders": ({"variants": {"A b": {}, "A-b": {"steps": 300}}}, "'A b' and 'A-b' would share the folder A-b"),
@@ -234,6 +235,16 @@ def test_a_name_that_comes_twice_is_refused(tmp_path: Path) -> None:
     (tmp_path / "study.yaml").write_text(text)
     with pytest.raises(ValueError, match="'MSE' comes twice"):
         load_study(tmp_path / "study.yaml")
+
+
+def test_what_is_found_out_by_each_run_stays_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump(TINY | {"overrides": {"threads": "auto", "compile": "auto"}}))
+    _, jobs = load_study(tmp_path / "study.yaml")
+    assert jobs
+    for job in jobs:
+        arguments = yaml.safe_load(job.configuration)
+        assert (arguments["threads"], arguments["compile"]) == ("auto", "auto")
 
 
 @pytest.mark.parametrize("name", WRONG)
