@@ -1,8 +1,9 @@
-"""Rounds of acting and learning in device environments as one compiled graph, in which the host has no part.
+"""Rounds of acting and learning in device environments as compiled graphs, in which the host has no part.
 
 A round is a rollout and the gradient step on it. One step of environments and policy is traced once, and so is the
-gradient step; the loops around them are loops in the graph. So it compiles in the time of one of each, whatever the
-length of a rollout, and what a call costs is shared by many rounds.
+gradient step. On a CPU the loops around them are loops in the graph, so that it compiles in the time of one of each,
+whatever the length of a rollout, and what a call costs is shared by many rounds. A GPU would wait for the host at each
+turn of such a loop; there both are compiled by themselves, and CUDA graphs of them are started once a round.
 """
 
 from __future__ import annotations
@@ -16,9 +17,18 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 from torch._higher_order_ops import scan, while_loop
+from torch.fx import GraphModule
 
 from agents.parts.device_envs import DeviceVectorEnv, Episodes, Finished, advance
-from agents.parts.graphs import compile_function, first_line, trace
+from agents.parts.graphs import (
+    Replayed,
+    compile_function,
+    compile_graph,
+    compiler_options,
+    first_line,
+    has_cuda_graphs,
+    trace,
+)
 from agents.parts.optimization import ComputeLoss, Learner, call_with
 from agents.parts.replay import Batch, Replay
 from agents.parts.spaces import Box, EnvSpec, Space
@@ -141,8 +151,13 @@ class _Rounds(ABC):
             if changed:
                 raise ValueError(changed)
 
-    def _count(self, number: int) -> Tensor:
-        return torch.tensor(number, device=self.env.device)
+    def _compile_graph(self, graph: GraphModule, *examples: Tensor) -> Callable[..., list[Tensor]]:
+        """Traced already, as a function by itself."""
+        return compile_graph(graph, [*examples], compiler_options(self.env.device))
+
+    def _number(self) -> Tensor:
+        """A place for a count."""
+        return torch.zeros((), dtype=torch.int64, device=self.env.device)
 
     def _step(
         self, flat: Tensor, state: Tensor, length: Tensor, episode_return: Tensor, noise: Tensor, uniform: Tensor
@@ -234,10 +249,9 @@ class RolloutRounds(_Rounds):
         state = self.learner.state()
         with torch.no_grad():
             changed, begun, rows, *finished = self._compiled(
-                self._count(rounds), state, list(self.env.episodes), self._noise, self._uniform, self._rates(rates)
+                torch.tensor(rounds), state, list(self.env.episodes), self._noise, self._uniform, self._rates(rates)
             )
-            for tensor, value in zip(state, changed, strict=True):
-                tensor.copy_(value)
+            _overwrite(state, changed)
         self.env.episodes = Episodes(*begun)
         return rows[:rounds], Finished(*(x[:rounds] for x in finished))
 
@@ -252,7 +266,7 @@ class RolloutRounds(_Rounds):
 
     def _arguments(self) -> tuple[Any, ...]:
         return (
-            self._count(0),
+            torch.tensor(0),
             self.learner.state(),
             list(self.env.episodes),
             self._noise,
@@ -260,11 +274,22 @@ class RolloutRounds(_Rounds):
             self._rates([]),
         )
 
+    def _kept(self, row_length: int) -> list[Tensor]:
+        """What each round of a call leaves behind: scalars to log, and which episodes ended."""
+        size, device = (self.most, self.length, self.env.num_envs), self.env.device
+        return [
+            torch.zeros(self.most, row_length, device=device),
+            torch.zeros(size, dtype=torch.bool, device=device),
+            torch.zeros(size, device=device),
+            torch.zeros(size, dtype=torch.int32, device=device),
+        ]
+
     def _compile(self) -> Callable[..., Any]:
         state, episodes = self.learner.state(), list(self.env.episodes)
-        step = trace(self._step, state[0], *episodes, self._noise[0, 0], self._uniform[0, 0])
+        example_of_a_step = state[0], *episodes, self._noise[0, 0], self._uniform[0, 0]
+        step = trace(self._step, *example_of_a_step)
         with torch.no_grad():
-            example = step(state[0], *episodes, self._noise[0, 0], self._uniform[0, 0])[3:9]
+            example = step(*example_of_a_step)[3:9]
         batch = [x.expand(self.length, *x.shape).clone() for x in example]
         count = len(state)
 
@@ -276,6 +301,12 @@ class RolloutRounds(_Rounds):
         rate = torch.zeros((), device=self.env.device)
         update = trace(learn, *state, rate, *batch)
         row_length = len(update(*state, rate, *batch)[-1])
+        if has_cuda_graphs(self.env.device):
+            return self._replay(
+                self._compile_graph(step, *example_of_a_step),
+                self._compile_graph(update, *state, rate, *batch),
+                self._kept(row_length),
+            )
 
         def one_round(carry: list[Tensor], noise: Tensor, uniform: Tensor, rate: Tensor) -> list[Tensor]:
             flat = carry[0]
@@ -288,32 +319,56 @@ class RolloutRounds(_Rounds):
             *changed, row = update(*carry[:count], rate, *fields[:6])
             return [*changed, *episodes, row, *_finished(fields)]
 
-        most = self.most
-
         def rounds(
             count_: Tensor, state: list[Tensor], episodes: list[Tensor], noise: Tensor, uniform: Tensor, rate: Tensor
         ) -> Any:
-            size = noise.shape[:3]
-            kept = [
-                noise.new_zeros(most, row_length),
-                torch.zeros(size, dtype=torch.bool, device=noise.device),
-                noise.new_zeros(size),
-                torch.zeros(size, dtype=torch.int32, device=noise.device),
-            ]
-
             def body(k: Tensor, *carry: Tensor) -> tuple[Tensor, ...]:
-                index = k.view(1)
-                drawn = [x.index_select(0, index).squeeze(0) for x in (noise, uniform, rate)]
-                result = one_round(list(carry[:-4]), *drawn)
-                kept = [x.index_copy(0, index, y.unsqueeze(0)) for x, y in zip(carry[-4:], result[-4:], strict=True)]
+                result = one_round(list(carry[:-4]), *(_row(x, k) for x in (noise, uniform, rate)))
+                kept = [
+                    x.index_copy(0, k.view(1), y.unsqueeze(0)) for x, y in zip(carry[-4:], result[-4:], strict=True)
+                ]
                 return (k + 1, *(x.clone() for x in result[:-4]), *kept)
 
-            start = torch.zeros((), dtype=torch.int64, device=noise.device)
-            carry = (start, *state, *episodes, *kept)
+            carry = (self._number(), *state, *episodes, *self._kept(row_length))
             _, *end = _loop(lambda k, *_: k < count_, body, carry)
             return end[:count], end[count:-4], *end[-4:]
 
         return compile_function(rounds, self.env.device)
+
+    def _replay(
+        self, step: Callable[..., list[Tensor]], update: Callable[..., list[Tensor]], kept: list[Tensor]
+    ) -> Callable[..., Any]:
+        """A round as a CUDA graph, which the host starts once for each and never waits for.
+
+        It takes no arguments and returns nothing: what it reads and writes stays where it is.
+        """
+        state, episodes = ([x.clone() for x in tensors] for tensors in (self.learner.state(), self.env.episodes))
+        rates, number = self._rates([]), self._number()
+
+        def one_round() -> list[Tensor]:
+            now, columns = list(episodes), []
+            for drawn in zip(_row(self._noise, number), _row(self._uniform, number), strict=True):
+                result = step(state[0], *now, *drawn)
+                now = result[:3]
+                columns.append(result[3:])
+            fields = [torch.stack(column) for column in zip(*columns, strict=True)]
+            *changed, row = update(*state, _row(rates, number), *fields[:6])
+            _overwrite([*state, *episodes], [*changed, *now])
+            for table, new in zip(kept, (row, *_finished(fields)), strict=True):
+                table.index_copy_(0, number.view(1), new.unsqueeze(0))
+            number.add_(1)
+            return []
+
+        replayed = Replayed(one_round)
+
+        def rounds(count: Tensor, begun: list[Tensor], running: list[Tensor], *given: Tensor) -> Any:
+            number.zero_()
+            _overwrite([*state, *episodes, rates], [*begun, *running, given[-1]])
+            for _ in range(int(count)):
+                replayed()
+            return [x.clone() for x in state], [x.clone() for x in episodes], *(x.clone() for x in kept)
+
+        return rounds
 
 
 class ReplayRounds(_Rounds):
@@ -380,8 +435,7 @@ class ReplayRounds(_Rounds):
             self._uniform[k] = self.env.draw(1)[0]
         with torch.no_grad():
             changed, target, begun, fields, rows = self._compiled(*self._given(due, rates, target_rates))
-            for tensor, value in zip([*state, self._target], [*changed, target], strict=True):
-                tensor.copy_(value)
+            _overwrite([*state, self._target], [*changed, target])
         self.env.episodes = Episodes(*begun)
         fields = [field[:rounds] for field in fields]
         self._store(fields)
@@ -401,8 +455,8 @@ class ReplayRounds(_Rounds):
         until = list(itertools.accumulate(due)) + [0] * (self.most - len(due))
         padding = [0.0] * (self.most_updates - len(rates))
         return (
-            self._count(len(due)),
-            torch.tensor(until, device=device),
+            torch.tensor(len(due)),
+            torch.tensor(until),
             self.learner.state(),
             self._target,
             list(self.env.episodes),
@@ -412,7 +466,7 @@ class ReplayRounds(_Rounds):
             torch.tensor([*rates, *padding], device=device),
             torch.tensor([*target_rates, *padding], device=device),
             self._replay.rows.flatten(0, 1),
-            self._count(self._replay.head),
+            torch.tensor(self._replay.head, device=device),
         )
 
     def _arguments(self) -> tuple[Any, ...]:
@@ -436,9 +490,10 @@ class ReplayRounds(_Rounds):
 
     def _compile(self) -> Callable[..., Any]:
         state, episodes = self.learner.state(), list(self.env.episodes)
-        step = trace(self._step, state[0], *episodes, self.random[0], self._uniform[0])
+        example_of_a_step = state[0], *episodes, self.random[0], self._uniform[0]
+        step = trace(self._step, *example_of_a_step)
         with torch.no_grad():
-            example = step(state[0], *episodes, self.random[0], self._uniform[0])[3:]
+            example = step(*example_of_a_step)[3:]
         kept = [x.expand(self.most, *x.shape).clone() for x in example]
         count = len(state)
 
@@ -454,10 +509,14 @@ class ReplayRounds(_Rounds):
 
         # Each a tensor of its own: tracing takes the same one for the same argument.
         rate, target_rate = torch.zeros(2, device=self.env.device).unbind()
-        read = (self.index[0], self._count(0), self._count(0), self._replay.rows.flatten(0, 1), *kept[:5])
+        read = (self.index[0], self._number(), self._number(), self._replay.rows.flatten(0, 1), *kept[:5])
         examples = (*state, self._target, rate, target_rate, *read)
         update = trace(learn, *examples)
         metrics = torch.zeros(self.most_updates, len(update(*examples)[-1]), device=self.env.device)
+        if has_cuda_graphs(self.env.device):
+            return self._replay_both(
+                self._compile_graph(step, *example_of_a_step), self._compile_graph(update, *examples), kept, metrics
+            )
 
         def rounds(
             number: Tensor,
@@ -475,32 +534,93 @@ class ReplayRounds(_Rounds):
         ) -> Any:
             def one_round(k: Tensor, m: Tensor, table: Tensor, *carry: Tensor) -> tuple[Tensor, ...]:
                 learned, episodes, fields = carry[: count + 1], carry[count + 1 : count + 4], carry[count + 4 :]
-                here = k.view(1)
-                drawn = [x.index_select(0, here).squeeze(0) for x in (random, uniform)]
-                result = step(learned[0], *episodes, *drawn)
-                fields = tuple(x.index_copy(0, here, y.unsqueeze(0)) for x, y in zip(fields, result[3:], strict=True))
-                end = until.index_select(0, here).squeeze(0)
+                result = step(learned[0], *episodes, *(_row(x, k) for x in (random, uniform)))
+                fields = tuple(
+                    x.index_copy(0, k.view(1), y.unsqueeze(0)) for x, y in zip(fields, result[3:], strict=True)
+                )
+                end = _row(until, k)
 
                 def one_update(m: Tensor, table: Tensor, *learned: Tensor) -> tuple[Tensor, ...]:
-                    there = m.view(1)
-                    index, rate, target_rate = (
-                        x.index_select(0, there).squeeze(0) for x in (indices, rates, target_rates)
-                    )
-                    *changed, row = update(*learned, rate, target_rate, index, k, head, rows, *fields[:5])
-                    return (m + 1, table.index_copy(0, there, row.unsqueeze(0)), *(x.clone() for x in changed))
+                    drawn = [_row(x, m) for x in (rates, target_rates, indices)]
+                    *changed, row = update(*learned, *drawn, k, head, rows, *fields[:5])
+                    return (m + 1, table.index_copy(0, m.view(1), row.unsqueeze(0)), *(x.clone() for x in changed))
 
                 m, table, *learned = _loop(lambda m, *_: m < end, one_update, (m, table, *learned))
                 return (k + 1, m, table, *learned, *(x.clone() for x in result[:3]), *fields)
 
-            start = torch.zeros((), dtype=torch.int64, device=rows.device)
-            carry = (start, start.clone(), metrics.clone(), *state, target, *episodes, *(x.clone() for x in kept))
+            start = self._number(), self._number(), metrics.clone()
+            carry = (*start, *state, target, *episodes, *(x.clone() for x in kept))
             _, _, table, *end = _loop(lambda k, *_: k < number, one_round, carry)
             return end[:count], end[count], end[count + 1 : count + 4], end[count + 4 :], table
 
         return compile_function(rounds, self.env.device)
 
+    def _replay_both(
+        self,
+        step: Callable[..., list[Tensor]],
+        update: Callable[..., list[Tensor]],
+        fields: list[Tensor],
+        table: Tensor,
+    ) -> Callable[..., Any]:
+        """A step of the environments as a CUDA graph and a gradient step as another, which the host never waits for.
+
+        They take no arguments and return nothing: what they read and write stays where it is.
+        """
+        learned = [x.clone() for x in (*self.learner.state(), self._target)]
+        episodes = [x.clone() for x in self.env.episodes]
+        rates, target_rates = (torch.zeros(self.most_updates, device=self.env.device) for _ in range(2))
+        here, there, head = self._number(), self._number(), self._number()
+        rows = self._replay.rows.flatten(0, 1)
+
+        def act() -> list[Tensor]:
+            result = step(learned[0], *episodes, _row(self.random, here), _row(self._uniform, here))
+            _overwrite(episodes, result[:3])
+            for field, new in zip(fields, result[3:], strict=True):
+                field.index_copy_(0, here.view(1), new.unsqueeze(0))
+            here.add_(1)
+            return []
+
+        def learn() -> list[Tensor]:
+            drawn = [_row(x, there) for x in (rates, target_rates, self.index)]
+            *changed, row = update(*learned, *drawn, here - 1, head, rows, *fields[:5])
+            _overwrite(learned, changed)
+            table.index_copy_(0, there.view(1), row.unsqueeze(0))
+            there.add_(1)
+            return []
+
+        acts, learns = Replayed(act), Replayed(learn)
+
+        def rounds(number: Tensor, until: Tensor, state: list[Tensor], target: Tensor, *given: Any) -> Any:
+            running, _, _, _, new_rates, new_target_rates, _, new_head = given
+            _overwrite(
+                [*learned, *episodes, rates, target_rates, head],
+                [*state, target, *running, new_rates, new_target_rates, new_head],
+            )
+            here.zero_()
+            there.zero_()
+            done = 0
+            for end in until[: int(number)].tolist():
+                acts()
+                for _ in range(end - done):
+                    learns()
+                done = end
+            *changed, changed_target = (x.clone() for x in learned)
+            return changed, changed_target, [x.clone() for x in episodes], fields, table.clone()
+
+        return rounds
+
 
 _loop: Callable[..., Any] = while_loop  # which has no types
+
+
+def _row(x: Tensor, index: Tensor) -> Tensor:
+    """Of a table, by an index that the host does not know."""
+    return x.index_select(0, index.view(1)).squeeze(0)
+
+
+def _overwrite(tensors: Sequence[Tensor], values: Sequence[Tensor]) -> None:
+    for tensor, value in zip(tensors, values, strict=True):
+        tensor.copy_(value)
 
 
 def _finished(fields: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:

@@ -56,7 +56,7 @@ def compile_function(function: Callable[..., Any], device: torch.device) -> Call
     """Make a function with loops of torch in it one graph, or fail; each call of this makes a graph of its own."""
     # torch keeps no graph with a loop in its cache unless asked to: a start of rounds on the device from 9 s to 3.5 s.
     loops = ("while_loop", "scan")
-    options = _options(device)
+    options = compiler_options(device)
     # torch 2.13 declares a buffer twice where what comes out of a loop is overwritten by the kernel after it.
     options["inplace_buffers"] = False
     options["unsafe_marked_cacheable_functions"] = {
@@ -69,7 +69,8 @@ def compile_function(function: Callable[..., Any], device: torch.device) -> Call
     return compiled
 
 
-def _options(device: torch.device) -> dict[str, Any]:
+def compiler_options(device: torch.device) -> dict[str, Any]:
+    """What the compiler is told about graphs on a device."""
     # On a CPU half of a small graph's time is the Python that launches its kernels; in C++ it is a quarter less.
     # A tanh out of one exponential is right to 1e-7, not to the last bit, and makes A2C in 1,024 device environments a
     # third faster.
@@ -219,7 +220,7 @@ class Compiled:
             examples = [x for x in arguments if x is not None]
             inputs, plain = _take_found(function, examples)
             graph = trace(plain, *inputs, without_data=True, own_products=self._own_products)
-            options = _options(self._device)
+            options = compiler_options(self._device)
             # The arguments' sizes are looked at before each call; torch's check of these and others builds a string at
             # each (docs/speed.md has what that takes).
             options["size_asserts"] = not all(map(_gives_what_it_says, graph.graph.nodes))
@@ -233,7 +234,7 @@ class Compiled:
             raise CannotCompile("what it computes with changes as it computes")
         self.made += 1
         run: Callable[..., list[Tensor]] = partial(compiled, *inputs[: len(inputs) - len(examples)])
-        if self._device.type == "cuda" and process_count() == 1:
+        if has_cuda_graphs(self._device) and process_count() == 1:
             run = Replayed(run)
         if len(present) == len(arguments):
             return run
@@ -276,6 +277,11 @@ def _number_of_results(graph: GraphModule) -> int:
     (results,) = graph.graph.output_node().args
     assert isinstance(results, tuple | list)
     return len(results)
+
+
+def has_cuda_graphs(device: torch.device) -> bool:
+    """Whether what runs on a device can be recorded and started again in one call."""
+    return device.type == "cuda"
 
 
 class Replayed:

@@ -13,6 +13,7 @@ from torch.testing import assert_close
 from agents import A2C, DQN, Agent
 from agents.parts.graphs import Compiled
 from rlloss import ClippedSurrogateLoss, HLGaussLoss, HuberLoss, TDLoss
+from tests.agents import cuda_graphs
 from tests.agents.parts.test_device_rounds import make_envs, play_plain
 
 AGENTS: dict[str, Callable[[], Agent]] = {
@@ -75,3 +76,48 @@ def test_steps_in_a_row_look_once_at_a_loss_and_see_its_changes(name: str, monke
     updates = {"DQN": 96 // envs.spec.num_envs, "A2C": 96 // (4 * envs.spec.num_envs)}[name]
     assert len(metrics) > 2 * updates
     assert sum(compiled is agent.learner._compiled for compiled in looks) <= updates + 4  # a graph that is made looks
+
+
+REPLAYED: dict[str, tuple[Callable[[], Agent], str]] = {
+    "DQN": (AGENTS["DQN"], "CartPole-v1"),
+    "DQN, noisy": (
+        lambda: DQN(
+            batch_size=16, hidden_sizes=[16], learning_starts=40, replay_ratio=0.3, noisy=True, dueling=True,
+            target_update_every=1, target_update_rate=0.1, learning_rate_end=1e-4, learning_rate_steps=200,
+            normalize_observations=True, optimizer="AdamW",
+        ),
+        "CartPole-v1",
+    ),
+    "A2C": (AGENTS["A2C"], "CartPole-v1"),
+    "A2C, minibatches": (
+        lambda: A2C(
+            policy_loss=ClippedSurrogateLoss(), epochs=2, minibatches=2, rollout_length=4, hidden_sizes=[16],
+            learning_rate_end=0.0, learning_rate_steps=400, normalize_advantages=True,
+        ),
+        "CartPole-v1",
+    ),
+    "A2C, normalized": (
+        lambda: A2C(normalize_observations=True, normalize_rewards=True, hidden_sizes=[16], optimizer="SGD"),
+        "Pendulum-v1",
+    ),
+    "A2C, overlap": (lambda: A2C(overlap=True, hidden_sizes=[16], shared_trunk=True), "CartPole-v1"),
+}  # fmt: skip
+
+
+@pytest.mark.usefixtures("by_torch")
+@pytest.mark.parametrize("name", REPLAYED)
+def test_cuda_graphs_change_no_number(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In ordinary loops acting is one and a gradient step another, which nothing reads back from."""
+    make_agent, env = REPLAYED[name]
+    made, results = [], []
+    for on_gpu in (False, True):
+        if on_gpu:
+            made = cuda_graphs.pretend(monkeypatch)
+        envs = make_envs(env)
+        agent = make_agent().build(envs.spec, compiled=True)
+        metrics, finished = play_plain(agent, envs, 240)
+        parameters = [p.detach().clone() for p in agent.model.parameters()]
+        results.append((finished, len(metrics), [torch.stack(metrics), *parameters]))
+    (*plain, numbers), (*own, own_numbers) = results
+    assert own == plain and all(map(torch.equal, own_numbers, numbers))
+    assert len(made) >= 2 and all(graph.replays for graph in made)

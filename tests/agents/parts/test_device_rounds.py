@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from agents import A2C, DQN, Agent, evaluate, resume, train
+from agents.parts import device_rounds
 from agents.parts.device_envs import DeviceVectorEnv
 from agents.parts.device_rounds import to_environment
 from agents.parts.envs import Envs, make_vec
@@ -31,6 +32,7 @@ from rlloss import (
     PolicyGradientLoss,
     TDLoss,
 )
+from tests.agents import cuda_graphs
 from tests.agents.run.probes import RunningLoss, model_bytes, rows
 from tests.conftest import mostly_slow
 
@@ -69,6 +71,7 @@ def without_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
         return compile(function, backend="aot_eager", **rest)
 
     monkeypatch.setattr(torch, "compile", traced)
+    monkeypatch.setattr(device_rounds, "compile_graph", lambda graph, inputs, options: torch.no_grad()(graph))
 
 
 def play_plain(agent: Agent, envs: Envs, steps: int) -> tuple[list[Tensor], list[tuple[int, float, int]]]:
@@ -99,15 +102,18 @@ def make_envs(name: str, num_envs: int = 4, **options: Any) -> Envs:
 
 
 # Graphs that no compiler made faster take their time.
+@pytest.mark.parametrize("on_gpu", [False, True], ids=["", "as on a GPU"])
 @pytest.mark.parametrize("name", mostly_slow(list(AGENTS), keep=["plain"]))
-def test_the_same_numbers_as_the_plain_loop(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_same_numbers_as_the_plain_loop(name: str, on_gpu: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Random numbers, actions, episodes and gradient steps are those of agent and environments without a compiler."""
     without_compiler(monkeypatch)
+    made = cuda_graphs.pretend(monkeypatch) if on_gpu else []
     make_agent, env = AGENTS[name]
     plain_envs, envs = make_envs(env), make_envs(env)
     plain, agent = make_agent().build(plain_envs.spec), make_agent().build(envs.spec, compiled=True)
     metrics, finished = play_plain(plain, plain_envs, 240)
     own_metrics, own_finished = play_rounds(agent, envs, 240)
+    assert [graph.replays for graph in made] == ([8] if on_gpu else []), "of 12, one comes before and 3 warm up"
     assert envs.steps == plain_envs.steps == agent.steps == 240
     assert len(own_metrics) == len(metrics) == agent.updates == 12
     assert own_finished == finished
@@ -129,10 +135,12 @@ DQNS: dict[str, tuple[dict[str, Any], int]] = {
 }  # fmt: skip
 
 
+@pytest.mark.parametrize("on_gpu", [False, True], ids=["", "as on a GPU"])
 @pytest.mark.parametrize("name", mostly_slow(list(DQNS), keep=["copies"]))
-def test_dqn_has_the_same_numbers_as_the_plain_loop(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_dqn_has_the_same_numbers_as_the_plain_loop(name: str, on_gpu: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Among them the transitions that are drawn, of which some are of the very call and some overwritten in it."""
     without_compiler(monkeypatch)
+    made = cuda_graphs.pretend(monkeypatch) if on_gpu else []
     changes, num_envs = DQNS[name]
     arguments: dict[str, Any] = {
         "batch_size": 16, "hidden_sizes": [32, 32], "learning_starts": 20, "replay_ratio": 0.25, "epsilon_steps": 150,
@@ -157,6 +165,7 @@ def test_dqn_has_the_same_numbers_as_the_plain_loop(name: str, monkeypatch: pyte
             envs.follow(played.finished)
             more, ended, rounds = played.metrics, envs.finished, rounds + 1
         own_metrics, own_finished = own_metrics + more, own_finished + ended
+    assert len(made) == 2 * on_gpu and all(graph.replays > 10 for graph in made)
     assert rounds >= 1 and agent.steps == plain.steps and agent.updates == plain.updates == len(metrics)
     assert own_finished == finished and len(finished) > 3
     torch.testing.assert_close(torch.stack(own_metrics), torch.stack(metrics), rtol=2e-3, atol=2e-4)

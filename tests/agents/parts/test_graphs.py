@@ -1,8 +1,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,6 +14,7 @@ from torch._inductor.utils import fresh_cache, run_and_get_code
 
 from agents.parts import graphs
 from agents.parts.graphs import CannotCompile, Compiled, Replayed
+from tests.agents import cuda_graphs
 
 CPU = torch.device("cpu")
 
@@ -234,55 +234,26 @@ def test_compiled_code_is_the_graph() -> None:
     torch.testing.assert_close(written, 3.0 * (x @ y).view(-1))
 
 
-class Device:
-    """CUDA graphs as they behave: nothing is computed while one is made, and it reads and writes the same tensors."""
-
-    def __init__(self, fails: bool = False) -> None:
-        self.fails = fails
-        self.capturing: Any = None
-
-    class Graph:
-        def __init__(self) -> None:
-            self.kernels: list[Callable[[], Any]] = []
-
-        def replay(self) -> None:
-            for kernel in self.kernels:
-                kernel()
-
-    @contextmanager
-    def graph(self, graph: Graph, capture_error_mode: str) -> Iterator[None]:
-        self.capturing = graph
-        yield
-        self.capturing = None
-        if self.fails:
-            raise RuntimeError("operation not permitted when stream is capturing")
-
-    def kernel(self, function: Callable[[], Any]) -> None:
-        if self.capturing is None:
-            function()
-        else:
-            self.capturing.kernels.append(function)
-
-
-@pytest.mark.parametrize("fails", [False, True])
+@pytest.mark.parametrize("reads", [False, True])
 @pytest.mark.filterwarnings("ignore:no CUDA graph can be made, goes on without. operation not permitted")
-def test_a_cuda_graph_is_the_function(fails: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    device, memory, host_calls = Device(fails), torch.zeros(2), []
-    monkeypatch.setattr(torch.cuda, "CUDAGraph", Device.Graph)
-    monkeypatch.setattr(torch.cuda, "graph", device.graph)
+def test_a_cuda_graph_is_the_function(reads: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    made, memory, host_calls = cuda_graphs.pretend(monkeypatch), torch.zeros(2), []
 
     def function(x: Tensor) -> list[Tensor]:
         host_calls.append(1)
-        result = torch.empty(2)
-        device.kernel(lambda: memory.add_(x))
-        device.kernel(lambda: result.copy_(memory))
-        return [result]
+        memory.add_(x)
+        if reads:
+            memory.max().item()
+        return [memory * 1.0, memory[1:] + x[:1]]
 
     call = Replayed(function)
-    results = [call(torch.full((2,), float(k)))[0] for k in range(8)]
+    results = [call(torch.full((2,), float(k))) for k in range(8)]
     sums = [0, 1, 3, 6, 10, 15, 21, 28]
-    assert [result.tolist() for result in results] == [[total, total] for total in sums]
-    assert len(host_calls) == (9 if fails else 4), "the capture is one"
+    assert [[x.tolist() for x in result] for result in results] == [
+        [[total, total], [total + k]] for k, total in enumerate(sums)
+    ]
+    assert len(host_calls) == (9 if reads else 4), "the capture is one"
+    assert [graph.replays for graph in made] == [0 if reads else 5]
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
