@@ -404,6 +404,20 @@ def test_resume_does_not_go_back(tmp_path: Path) -> None:
     assert (left / "config.yaml").read_text() == before
 
 
+def test_one_process_looks_for_a_signal_before_each_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[str] = []
+    advance = training._Run._advance
+
+    def spy(self: training._Run, steps: int) -> None:
+        calls.append("step")
+        advance(self, steps)
+
+    monkeypatch.setattr(training._Run, "_advance", spy)
+    monkeypatch.setattr(training._Run, "_check_signals", lambda self: calls.append("look"))
+    run(dqn(), tmp_path, steps=60)
+    assert calls[:40] == ["look", "step"] * 20
+
+
 def test_resume_refuses_what_does_not_fit(tmp_path: Path) -> None:
     left = run(dqn(), tmp_path, steps=30)
     config = (left / "config.yaml").read_text()
