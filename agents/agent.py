@@ -111,7 +111,10 @@ class Agent(ABC):
     @property
     @abstractmethod
     def model(self) -> nn.Module:
-        """The networks: what a model file holds and an evaluation needs."""
+        """The networks: what a model file holds and an evaluation needs.
+
+        Called with observations ``(N, ...)`` it gives a tensor, or several: ``threads="auto"`` times the gradient.
+        """
 
     @abstractmethod
     def act(self, observation: Tensor, *, explore: bool = True) -> Tensor:

@@ -3,7 +3,7 @@
 A round is a rollout and the gradient step on it. One step of environments and policy is traced once, and so is the
 gradient step. On a CPU the loops around them are loops in the graph, so that it compiles in the time of one of each,
 whatever the length of a rollout, and what a call costs is shared by many rounds. A GPU would wait for the host at each
-turn of such a loop; there both are compiled by themselves, and CUDA graphs of them are started once a round.
+turn of such a loop; there both are compiled by themselves, and the host starts CUDA graphs of them, round by round.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from torch.fx import GraphModule
 
 from agents.parts.device_envs import DeviceVectorEnv, Episodes, Finished, advance
 from agents.parts.graphs import (
-    Replayed,
     compile_function,
     compile_graph,
     compiler_options,
     first_line,
     has_cuda_graphs,
+    replayed,
     trace,
 )
 from agents.parts.optimization import ComputeLoss, Learner, call_with
@@ -152,8 +152,11 @@ class _Rounds(ABC):
                 raise ValueError(changed)
 
     def _compile_graph(self, graph: GraphModule, *examples: Tensor) -> Callable[..., list[Tensor]]:
-        """Traced already, as a function by itself."""
-        return compile_graph(graph, [*examples], compiler_options(self.env.device))
+        """What is traced already, as a function by itself, which was called once: a kernel may be refused then."""
+        compiled = compile_graph(graph, [*examples], compiler_options(self.env.device))
+        with torch.no_grad():
+            compiled(*examples)
+        return compiled
 
     def _number(self) -> Tensor:
         """A place for a count."""
@@ -302,7 +305,7 @@ class RolloutRounds(_Rounds):
         update = trace(learn, *state, rate, *batch)
         row_length = len(update(*state, rate, *batch)[-1])
         if has_cuda_graphs(self.env.device):
-            return self._replay(
+            return self._recorded(
                 self._compile_graph(step, *example_of_a_step),
                 self._compile_graph(update, *state, rate, *batch),
                 self._kept(row_length),
@@ -335,7 +338,7 @@ class RolloutRounds(_Rounds):
 
         return compile_function(rounds, self.env.device)
 
-    def _replay(
+    def _recorded(
         self, step: Callable[..., list[Tensor]], update: Callable[..., list[Tensor]], kept: list[Tensor]
     ) -> Callable[..., Any]:
         """A round as a CUDA graph, which the host starts once for each and never waits for.
@@ -359,13 +362,14 @@ class RolloutRounds(_Rounds):
             number.add_(1)
             return []
 
-        replayed = Replayed(one_round)
+        start = replayed(one_round, self.env.device, state)
 
         def rounds(count: Tensor, begun: list[Tensor], running: list[Tensor], *given: Tensor) -> Any:
+            *_, rate = given  # the random numbers are read where they are
             number.zero_()
-            _overwrite([*state, *episodes, rates], [*begun, *running, given[-1]])
+            _overwrite([*state, *episodes, rates], [*begun, *running, rate])
             for _ in range(int(count)):
-                replayed()
+                start()
             return [x.clone() for x in state], [x.clone() for x in episodes], *(x.clone() for x in kept)
 
         return rounds
@@ -514,7 +518,7 @@ class ReplayRounds(_Rounds):
         update = trace(learn, *examples)
         metrics = torch.zeros(self.most_updates, len(update(*examples)[-1]), device=self.env.device)
         if has_cuda_graphs(self.env.device):
-            return self._replay_both(
+            return self._recorded(
                 self._compile_graph(step, *example_of_a_step), self._compile_graph(update, *examples), kept, metrics
             )
 
@@ -555,7 +559,7 @@ class ReplayRounds(_Rounds):
 
         return compile_function(rounds, self.env.device)
 
-    def _replay_both(
+    def _recorded(
         self,
         step: Callable[..., list[Tensor]],
         update: Callable[..., list[Tensor]],
@@ -588,10 +592,11 @@ class ReplayRounds(_Rounds):
             there.add_(1)
             return []
 
-        acts, learns = Replayed(act), Replayed(learn)
+        start_act, start_learn = (replayed(x, self.env.device, learned) for x in (act, learn))
 
         def rounds(number: Tensor, until: Tensor, state: list[Tensor], target: Tensor, *given: Any) -> Any:
-            running, _, _, _, new_rates, new_target_rates, _, new_head = given
+            # What is drawn, and the replay's rows, are read where they are.
+            running, _random, _uniform, _index, new_rates, new_target_rates, _rows, new_head = given
             _overwrite(
                 [*learned, *episodes, rates, target_rates, head],
                 [*state, target, *running, new_rates, new_target_rates, new_head],
@@ -600,12 +605,12 @@ class ReplayRounds(_Rounds):
             there.zero_()
             done = 0
             for end in until[: int(number)].tolist():
-                acts()
+                start_act()
                 for _ in range(end - done):
-                    learns()
+                    start_learn()
                 done = end
             *changed, changed_target = (x.clone() for x in learned)
-            return changed, changed_target, [x.clone() for x in episodes], fields, table.clone()
+            return changed, changed_target, [x.clone() for x in episodes], [x.clone() for x in fields], table.clone()
 
         return rounds
 

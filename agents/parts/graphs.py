@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
@@ -9,7 +10,7 @@ from functools import partial
 from itertools import chain
 from operator import is_
 from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
-from typing import Any, TypeAlias
+from typing import Any, ClassVar, TypeAlias
 
 import torch
 import torch._functorch.config
@@ -234,8 +235,7 @@ class Compiled:
             raise CannotCompile("what it computes with changes as it computes")
         self.made += 1
         run: Callable[..., list[Tensor]] = partial(compiled, *inputs[: len(inputs) - len(examples)])
-        if has_cuda_graphs(self._device) and process_count() == 1:
-            run = Replayed(run)
+        run = replayed(run, self._device, inputs)
         if len(present) == len(arguments):
             return run
         return lambda *given: run(*[x for x in given if x is not None])
@@ -284,6 +284,20 @@ def has_cuda_graphs(device: torch.device) -> bool:
     return device.type == "cuda"
 
 
+def replayed(
+    function: Callable[..., list[Tensor]], device: torch.device, tensors: Iterable[Tensor]
+) -> Callable[..., list[Tensor]]:
+    """A function as a CUDA graph, where there can be one: on a GPU, by one process, and with nothing on the host.
+
+    Args:
+        function: As :class:`Replayed` takes it.
+        device: Where it computes.
+        tensors: What it reads and writes; a number that stays on the host would be a constant in the graph.
+    """
+    can_be = has_cuda_graphs(device) and process_count() == 1 and all(x.device.type == device.type for x in tensors)
+    return Replayed(function) if can_be else function
+
+
 class Replayed:
     """A function on a GPU as a CUDA graph, which the host starts in one call however many kernels it has.
 
@@ -295,6 +309,8 @@ class Replayed:
     """
 
     _ordinary_calls = 3
+    _one_at_a_time = threading.Lock()  # to record on the stream that torch keeps for it
+    _failed: ClassVar[list[torch.cuda.CUDAGraph]] = []  # which torch's allocator still knows of
 
     def __init__(self, function: Callable[..., list[Tensor]]) -> None:
         self._function = function
@@ -318,14 +334,19 @@ class Replayed:
     def _capture(self, arguments: tuple[Tensor, ...]) -> None:
         """Make the graph, which computes nothing yet; without one the function is called as ever."""
         self._arguments = [argument.clone() for argument in arguments]
-        graph = torch.cuda.CUDAGraph()
-        try:
-            with torch.cuda.graph(graph, capture_error_mode="thread_local"):  # another thread may act meanwhile
-                self._results = self._function(*self._arguments)
-        except RuntimeError as error:
-            warnings.warn(f"no CUDA graph can be made, goes on without: {error}", stacklevel=2)
-        else:
-            self._graph = graph
+        with self._one_at_a_time:
+            if self._failed:  # after which torch promises nothing
+                return
+            graph, stream = torch.cuda.CUDAGraph(), torch.cuda.current_stream()
+            try:
+                with torch.cuda.graph(graph, capture_error_mode="thread_local"):  # another thread may act meanwhile
+                    self._results = self._function(*self._arguments)
+            except RuntimeError as error:
+                self._failed.append(graph)
+                torch.cuda.set_stream(stream)  # torch does not leave its own
+                warnings.warn(f"no CUDA graph can be made, goes on without: {error}", stacklevel=2)
+            else:
+                self._graph = graph
 
 
 class _StandIns(TorchDispatchMode):  # type: ignore[no-untyped-call]

@@ -370,8 +370,8 @@ class Learner:
 
         Args:
             batch: Arguments of ``compute_loss``: tensors, or None.
-            look: Whether what ``compute_loss`` computes with may have changed since the last step. To look at it is 5%
-                of a small compiled step, which of several in a row the first one alone needs.
+            look: Whether what ``compute_loss`` computes with may have changed since the last step. Looking takes 5% of
+                a small compiled step; of several in a row only the first needs it.
 
         Returns:
             The scalars that ``compute_loss`` returned, in its order, and the gradient's norm before clipping.

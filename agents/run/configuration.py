@@ -111,7 +111,8 @@ def one_line(error: Exception) -> str:
         if line and not line.startswith(
             ("Problem with given class_path", "Does not validate", "Subtypes:", "Errors:", "Given value")
         ):
-            complaint = complaint or line
+            is_alternative = complaint.startswith("Expected") and line.startswith("Expected a typing.Literal")
+            complaint = f"{complaint} or {line}" if is_alternative else complaint or line
     given = dict(re.findall(r"Given (value): (.*)", str(error), flags=re.MULTILINE)[:1])
     nested = re.match(r"NestedArg\(key='(.*)', val='(.*)'\)", given.get("value", ""))
     name = ".".join(keys)

@@ -32,7 +32,7 @@ from agents.parts.processes import (
 from agents.run.checkpoint import load_checkpoint, save_checkpoint, save_model, write_atomic
 from agents.run.configuration import describe, dump_config, flatten, load_config, make_agent
 from agents.run.evaluation import MAX_ENVS, Device, Evaluation, choose, choose_device, play
-from agents.run.threads import measure_threads, use_threads
+from agents.run.threads import measure_threads, one_thread
 from agents.run.tracking import Progress, Tracker
 from rlloss.core.checks import check_choice, check_integer
 from rlloss.core.distributed import process_count, process_rank
@@ -150,9 +150,10 @@ def train(
         steps: Environment steps to train for, >= 1.
         seed: Seed of the environments, the weights and the agent's randomness, in [0, 2^32).
         device: Where the agent lives; "auto" is a GPU when there is one.
-        threads: Threads of torch's CPU kernels, >= 1; "auto" measures how many make the networks faster, which large
-            ones, images and large batches do. Threads wait for each other: where other work needs the cores, as other
-            runs do, one is best. The same seed gives the same numbers with the same number of threads.
+        threads: Threads of torch's CPU kernels, >= 1; "auto" measures how many make the gradient of the networks faster
+            (large ones, images and large batches gain), and config.yaml has the number. Threads wait for each other:
+            where other work needs the cores, as other runs do, one is best. A seed gives the same numbers again with
+            as many threads.
         compile: "on" makes a gradient step one compiled graph, and choosing actions another, which is faster and takes
             seconds to start (more the first time); "auto" does so where the run is long enough to earn them back and a
             compiler is there.
@@ -186,7 +187,7 @@ def train(
         steps=steps,
         seed=seed,
         device=choose_device("train", device),
-        threads=1 if threads == "auto" else threads,
+        threads=1 if isinstance(threads, str) else threads,
         compile="off",
         log_every=log_every,
         eval_every=eval_every,
@@ -195,10 +196,12 @@ def train(
         tensorboard=tensorboard,
     )
     check_choice("train", "compile", compile, ("auto", "on", "off"))
+    if isinstance(threads, str) and threads != "auto":
+        raise ValueError(f"train: threads must be 'auto' or an integer >= 1, got {threads!r}")
     if not re.fullmatch(r"[\w.,=+-]+", name):
         raise ValueError(f"train: name must consist of letters, digits and ._,=+-, got {name!r}")
     config = {"agent": describe(agent), **describe(asdict(settings), objects=False)}
-    with join_processes(settings.device), use_threads(settings.threads), catch_signals() as stop:
+    with join_processes(settings.device), one_thread(), catch_signals() as stop:
         number = own_share("train", "num_envs", settings.num_envs)
         envs = _make_envs(settings, number, agent)
         try:
@@ -210,7 +213,7 @@ def train(
             if threads == "auto":
                 settings = replace(settings, threads=measure_threads(agent))
                 config["threads"] = settings.threads
-                torch.set_num_threads(settings.threads)
+            torch.set_num_threads(settings.threads)
             run = from_first_process(
                 lambda: _new_run(Path(run_dir), settings, type(agent).__name__.lower(), name, dump_config(config))
             )
@@ -247,7 +250,7 @@ def resume(run: Path | str, *, steps: int | None = None, progress: bool = True) 
     settings = Settings.from_config(config)
     choose_device("resume", settings.device)
     agent = make_agent(config["agent"])
-    with join_processes(settings.device), use_threads(settings.threads), catch_signals() as stop:
+    with join_processes(settings.device), one_thread(), catch_signals() as stop:
         state = _load_checkpoint(run)
         done = int(state["envs"]["steps"])
         if steps is not None and steps < done:
@@ -257,6 +260,7 @@ def resume(run: Path | str, *, steps: int | None = None, progress: bool = True) 
         try:
             envs.load_state_dict(state["envs"], seed=settings.seed + done + process_rank() * number)
             agent.build(envs.spec, device=settings.device, seed=settings.seed, compiled=settings.compile == "on")
+            torch.set_num_threads(settings.threads)
             _restore(agent, state["agent"], run)
             if state["envs"]["env"] is None:
                 agent.cut()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, ClassVar
 
@@ -14,8 +15,12 @@ from torch.utils._pytree import tree_leaves
 
 from agents.parts import device_rounds, graphs
 
-# What the host would have to wait for.
-_READS = {"_local_scalar_dense", "item", "nonzero", "is_nonzero", "equal", "masked_select"}
+# What the host would have to wait for: operators, and methods that are none.
+_READS = {
+    "_local_scalar_dense", "item", "nonzero", "is_nonzero", "equal", "masked_select", "_unique2", "unique_dim",
+    "unique_consecutive",
+}  # fmt: skip
+_READING_METHODS = ("tolist", "numpy", "__array__", "cpu")
 
 
 def _tensors(tree: Any) -> list[Tensor]:
@@ -57,9 +62,10 @@ class _Recording(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._graph = graph
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        if function.overloadpacket.__name__ in _READS:
-            raise RuntimeError("operation not permitted when stream is capturing")
+        kwargs, name = kwargs or {}, function.overloadpacket.__name__
+        by_mask = name.startswith("index") and any(x.dtype == torch.bool for x in _tensors(args[1:2]))
+        if name in _READS or by_mask:
+            _refuse()
         if function._schema.is_mutable:
             written = [x for x, a in zip(args, function._schema.arguments, strict=False) if a.is_write]
             self._graph.kernels.append((function, args, kwargs, _tensors(written)))
@@ -74,9 +80,27 @@ class _Recording(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return results
 
 
+def _refuse() -> None:
+    raise RuntimeError("operation not permitted when stream is capturing")
+
+
+def _refused_here(method: Callable[..., Any]) -> Callable[..., Any]:
+    """A method that this thread may not call; another one may act meanwhile."""
+    thread = threading.get_ident()
+
+    def checked(*args: Any, **kwargs: Any) -> Any:
+        if threading.get_ident() == thread:
+            _refuse()
+        return method(*args, **kwargs)
+
+    return checked
+
+
 @contextmanager
 def _record(graph: Graph, capture_error_mode: str) -> Iterator[None]:
-    with _Recording(graph):
+    with _Recording(graph), pytest.MonkeyPatch.context() as patch:
+        for name in _READING_METHODS:
+            patch.setattr(Tensor, name, _refused_here(getattr(Tensor, name)))
         yield
 
 
@@ -84,6 +108,9 @@ def pretend(monkeypatch: pytest.MonkeyPatch) -> list[Graph]:
     """Take the CPU for a GPU where it is a matter of CUDA graphs; returns those that are made from now on."""
     monkeypatch.setattr(torch.cuda, "CUDAGraph", Graph)
     monkeypatch.setattr(torch.cuda, "graph", _record)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda: None)
+    monkeypatch.setattr(torch.cuda, "set_stream", lambda stream: None)
+    monkeypatch.setattr(graphs.Replayed, "_failed", [])
     monkeypatch.setattr(Graph, "made", [])
     for module in (graphs, device_rounds):
         monkeypatch.setattr(module, "has_cuda_graphs", lambda device: True)

@@ -13,7 +13,7 @@ from torch._higher_order_ops import scan, while_loop
 from torch._inductor.utils import fresh_cache, run_and_get_code
 
 from agents.parts import graphs
-from agents.parts.graphs import CannotCompile, Compiled, Replayed
+from agents.parts.graphs import CannotCompile, Compiled, Replayed, replayed
 from tests.agents import cuda_graphs
 
 CPU = torch.device("cpu")
@@ -238,6 +238,9 @@ def test_compiled_code_is_the_graph() -> None:
 @pytest.mark.filterwarnings("ignore:no CUDA graph can be made, goes on without. operation not permitted")
 def test_a_cuda_graph_is_the_function(reads: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     made, memory, host_calls = cuda_graphs.pretend(monkeypatch), torch.zeros(2), []
+    streams: list[int] = []
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda: 7)
+    monkeypatch.setattr(torch.cuda, "set_stream", streams.append)
 
     def function(x: Tensor) -> list[Tensor]:
         host_calls.append(1)
@@ -254,6 +257,22 @@ def test_a_cuda_graph_is_the_function(reads: bool, monkeypatch: pytest.MonkeyPat
     ]
     assert len(host_calls) == (9 if reads else 4), "the capture is one"
     assert [graph.replays for graph in made] == [0 if reads else 5]
+    other = Replayed(lambda x: [x + 1.0])
+    assert [other(torch.tensor([float(k)]))[0].item() for k in range(6)] == [1.0, 2.0, 3.0, 4.0, 5.0, 6.0]
+    assert len(made) == (1 if reads else 2), "none is made after one that failed"
+    assert streams == [7] * reads, "which torch does not put back"
+
+
+def test_what_has_no_cuda_graph(monkeypatch: pytest.MonkeyPatch) -> None:
+    def function(x: Tensor) -> list[Tensor]:
+        return [x]
+
+    cuda_graphs.pretend(monkeypatch)
+    here, elsewhere = torch.zeros(1), torch.zeros(1, device="meta")
+    assert isinstance(replayed(function, CPU, [here]), Replayed)
+    assert replayed(function, CPU, [here, elsewhere]) is function, "a number would be a constant"
+    monkeypatch.setattr(graphs, "process_count", lambda: 2)
+    assert replayed(function, CPU, [here]) is function, "messages are not for a graph"
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")

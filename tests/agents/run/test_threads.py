@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import os
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +14,13 @@ from threadpoolctl import threadpool_info
 from torch import Tensor
 
 from agents import A2C, DQN, Agent, resume
+from agents.parts import processes
 from agents.parts.envs import Envs, make_vec
 from agents.parts.transition import Transitions
 from agents.run import threads, training
 from agents.run.threads import measure_threads
 from rlloss import AllActionPolicyGradientLoss
-from tests.agents.run.probes import dqn
+from tests.agents.run.probes import a2c, dqn, model_bytes
 from tests.agents.run.test_training import run
 
 
@@ -62,6 +65,10 @@ def test_a_measured_number_is_the_run_s(
     assert {torch_s for torch_s, *_ in seen} == {2} and threads_now() == before
     assert ", 2 threads, " in capsys.readouterr().err
     assert yaml.safe_load((left / "config.yaml").read_text())["threads"] == 2
+    # The number found is as good as given, weights included, and these are the same with one.
+    agent = a2c(hidden_sizes=[64, 64])
+    by_measure, given, one = (run(agent, tmp_path, steps=3, threads=number) for number in ("auto", 2, 1))
+    assert model_bytes(by_measure) == model_bytes(given) == model_bytes(one)
     seen.clear()
     monkeypatch.undo()
     resume(left, steps=60, progress=False)
@@ -89,13 +96,16 @@ def test_more_threads_must_earn_it(
     envs = Envs(make_vec("CartPole-v1", 1))
     agent = dqn().build(envs.spec)
     assert measure_threads(agent) == expected
+    monkeypatch.setattr(threads, "largest_of_processes", lambda number: max(number, -1))  # another one that takes 1
+    assert measure_threads(agent) == 1, "the smallest number of all"
+    monkeypatch.undo()
     agent.device = torch.device("cuda")
     assert measure_threads(agent) == 1, "which threads of the CPU make no faster"
 
 
 AGENTS: dict[str, tuple[Agent, str, int]] = {
-    "dqn": (DQN(batch_size=24, noisy=True, dueling=True), "CartPole-v1", 24),
-    "dqn of numbers": (DQN(batch_size=24), "FrozenLake-v1", 24),
+    "dqn": (DQN(batch_size=24, dueling=True), "CartPole-v1", 12),
+    "dqn of numbers": (DQN(batch_size=24), "FrozenLake-v1", 12),
     "a2c": (A2C(rollout_length=4), "CartPole-v1", 12),
     "a2c, minibatches": (A2C(rollout_length=4, minibatches=5, shared_trunk=True), "Pendulum-v1", 3),
     "a2c, action values": (A2C(policy_loss=AllActionPolicyGradientLoss()), "CartPole-v1", 15),
@@ -105,21 +115,32 @@ AGENTS: dict[str, tuple[Agent, str, int]] = {
 
 @pytest.mark.parametrize("name", AGENTS)
 def test_to_measure_changes_nothing(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It takes the gradient of all networks, of as many rows as a gradient step of one process has."""
     agent, env, rows = AGENTS[name]
-    agent.build(Envs(make_vec(env, 3)).spec)
+    with monkeypatch.context() as patch:
+        patch.setattr(processes, "process_count", lambda: 2)
+        agent.build(Envs(make_vec(env, 3)).spec)
+    reached = set()
+    for parameter_name, parameter in agent.model.named_parameters():
+        parameter.register_hook(lambda _, name=parameter_name: reached.add(name))  # type: ignore[no-untyped-call]
     seen: set[tuple[int, int]] = set()
 
     def spy(module: Any, arguments: tuple[Tensor, ...]) -> None:
         seen.add((len(arguments[0]), torch.get_num_threads()))
 
     agent.model.register_forward_pre_hook(spy)
-    monkeypatch.setattr(threads, "_cores", lambda: 2)
     monkeypatch.setattr(threads, "_WORTH_TWICE_THE_THREADS", 0.0)
-    before, generator = [p.clone() for p in agent.model.parameters()], agent.generator.get_state()
+    monkeypatch.setattr(threads, "_SECONDS_OF_MEASURING", 0.01)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {3, 5}, raising=False)
+    monkeypatch.setattr(os, "cpu_count", lambda: 1)
+    before, generator = copy.deepcopy(agent.model.state_dict()), agent.generator.get_state()
     random, number = torch.get_rng_state(), torch.get_num_threads()
     assert measure_threads(agent) == 2
     assert seen == {(rows, 1), (rows, 2)}
     assert torch.get_num_threads() == number
     assert torch.equal(agent.generator.get_state(), generator) and torch.equal(torch.get_rng_state(), random)
-    for p, value in zip(agent.model.parameters(), before, strict=True):
-        assert torch.equal(p, value) and p.grad is None
+    for key, value in agent.model.state_dict().items():
+        assert torch.equal(before[key], value)
+    assert all(p.grad is None for p in agent.model.parameters())
+    trained = {key for key, _ in agent.model.named_parameters() if "log_std" not in key and "noise" not in key}
+    assert reached >= trained

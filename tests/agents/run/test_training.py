@@ -196,6 +196,7 @@ def test_run_directories_are_numbered(tmp_path: Path) -> None:
         ({"device": "tpu"}, "device must be one of auto, cpu, cuda, got 'tpu'"),
         ({"steps": 1e2}, r"steps must be an integer, got 100.0 \(float\)"),
         ({"threads": True}, "threads must be an integer"),
+        ({"threads": "many"}, "threads must be 'auto' or an integer >= 1, got 'many'"),
         ({"env_kwargs": {"fault": object()}}, "is no plain data"),
         ({"name": "a/b"}, "name must consist of"),
         ({"name": ""}, "name must consist of"),
