@@ -153,7 +153,7 @@ class _Rounds(ABC):
 
     def _compile_graph(self, graph: GraphModule, *examples: Tensor) -> Callable[..., list[Tensor]]:
         """What is traced already, as a function by itself, which was called once: a kernel may be refused then."""
-        compiled = compile_graph(graph, [*examples], compiler_options(self.env.device))
+        compiled = compile_graph(graph, [*examples], compiler_options(self.env.device, [graph]))
         with torch.no_grad():
             compiled(*examples)
         return compiled
@@ -336,7 +336,7 @@ class RolloutRounds(_Rounds):
             _, *end = _loop(lambda k, *_: k < count_, body, carry)
             return end[:count], end[count:-4], *end[-4:]
 
-        return compile_function(rounds, self.env.device)
+        return compile_function(rounds, self.env.device, [step, update])
 
     def _recorded(
         self, step: Callable[..., list[Tensor]], update: Callable[..., list[Tensor]], kept: list[Tensor]
@@ -557,7 +557,7 @@ class ReplayRounds(_Rounds):
             _, _, table, *end = _loop(lambda k, *_: k < number, one_round, carry)
             return end[:count], end[count], end[count + 1 : count + 4], end[count + 4 :], table
 
-        return compile_function(rounds, self.env.device)
+        return compile_function(rounds, self.env.device, [step, update])
 
     def _recorded(
         self,

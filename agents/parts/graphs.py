@@ -53,11 +53,19 @@ def first_line(error: Exception) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
-def compile_function(function: Callable[..., Any], device: torch.device) -> Callable[..., Any]:
-    """Make a function with loops of torch in it one graph, or fail; each call of this makes a graph of its own."""
+def compile_function(
+    function: Callable[..., Any], device: torch.device, traced: Iterable[GraphModule]
+) -> Callable[..., Any]:
+    """Make a function with loops of torch in it one graph, or fail; each call of this makes a graph of its own.
+
+    Args:
+        function: The function.
+        device: Where it computes.
+        traced: What it consists of but for its loops.
+    """
     # torch keeps no graph with a loop in its cache unless asked to: a start of rounds on the device from 9 s to 3.5 s.
     loops = ("while_loop", "scan")
-    options = compiler_options(device)
+    options = compiler_options(device, traced)
     # torch 2.13 declares a buffer twice where what comes out of a loop is overwritten by the kernel after it.
     options["inplace_buffers"] = False
     options["unsafe_marked_cacheable_functions"] = {
@@ -70,12 +78,20 @@ def compile_function(function: Callable[..., Any], device: torch.device) -> Call
     return compiled
 
 
-def compiler_options(device: torch.device) -> dict[str, Any]:
-    """What the compiler is told about graphs on a device."""
-    # On a CPU half of a small graph's time is the Python that launches its kernels; in C++ it is a quarter less.
-    # A tanh out of one exponential is right to 1e-7, not to the last bit, and makes A2C in 1,024 device environments a
-    # third faster.
-    return {"cpp_wrapper": True, "cpp.use_decompose_tanh": True} if device.type == "cpu" else {}
+def compiler_options(device: torch.device, traced: Iterable[GraphModule]) -> dict[str, Any]:
+    """What the compiler is told about graphs on a device, whose arguments have the sizes that they were traced with."""
+    # What comes of torch's own operators has too; to check it builds a string at each call (docs/speed.md has what that
+    # takes).
+    options: dict[str, Any] = {
+        "size_asserts": not all(_gives_what_it_says(node) for graph in traced for node in graph.graph.nodes)
+    }
+    if device.type == "cpu":
+        # Half of a small graph's time is the Python that launches its kernels; in C++ it is a quarter less.
+        options["cpp_wrapper"] = True
+        # A tanh out of one exponential is right to 1e-7, not to the last bit, and makes A2C in 1,024 device
+        # environments a third faster.
+        options["cpp.use_decompose_tanh"] = True
+    return options
 
 
 def _gives_what_it_says(node: Node) -> bool:
@@ -221,10 +237,7 @@ class Compiled:
             examples = [x for x in arguments if x is not None]
             inputs, plain = _take_found(function, examples)
             graph = trace(plain, *inputs, without_data=True, own_products=self._own_products)
-            options = compiler_options(self._device)
-            # The arguments' sizes are looked at before each call; torch's check of these and others builds a string at
-            # each (docs/speed.md has what that takes).
-            options["size_asserts"] = not all(map(_gives_what_it_says, graph.graph.nodes))
+            options = compiler_options(self._device, [graph])
             if self._own_products:  # a sum of a few would be computed anew wherever it is used
                 options["unroll_reductions_threshold"] = 1
             compiled = compile_graph(graph, inputs, options)

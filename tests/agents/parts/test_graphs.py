@@ -290,7 +290,7 @@ def test_graphs_with_loops_are_kept_and_not_taken_for_one_another(
             _, sums = scan(lambda total, row: (total + row, total + step * row), rows[0].clone(), rows)
             return end, sums
 
-        return graphs.compile_function(count, torch.device("cpu"))
+        return graphs.compile_function(count, torch.device("cpu"), [])
 
     def counters() -> tuple[int, int]:
         found = torch._dynamo.utils.counters["inductor"]
