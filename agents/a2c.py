@@ -327,6 +327,8 @@ class A2C(Agent):
         self.beside = Overlap()
         # Who acts: a copy, so that learning beside it changes nothing half-way through a rollout.
         self.actor = copy.deepcopy(self.network).requires_grad_(False) if self.overlap else self.network
+        # Each of its tensors with the one that it follows; to ask both modules for them takes 0.1 ms.
+        self.followed = list(zip(self.actor.state_dict().values(), self.network.state_dict().values(), strict=True))
         self.actor_outputs = chain([*self.actor.policy.encoder, self.actor.policy.head])
         self.as_array = reader(self.device)
         self.choice = Choice("A2C", self._choose_in_graph, self._choose, [], self.device, compiled=self.compiled)
@@ -589,7 +591,7 @@ class A2C(Agent):
         if self._compares_policies:
             acted = Transitions(rows.flatten(0, 1), self.layout, 0)
             old_log_prob = self._log_prob(self.actor, acted.observation, acted.action, acted.action_mask)
-        for own, newest in zip(self.actor.state_dict().values(), self.network.state_dict().values(), strict=True):
+        for own, newest in self.followed:
             own.copy_(newest)
         self.beside.start(self._learn, rows.clone(), orders, self.steps, old_log_prob)
         return metrics
