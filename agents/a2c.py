@@ -327,8 +327,9 @@ class A2C(Agent):
         self.beside = Overlap()
         # Who acts: a copy, so that learning beside it changes nothing half-way through a rollout.
         self.actor = copy.deepcopy(self.network).requires_grad_(False) if self.overlap else self.network
-        # Each of its tensors with the one that it follows; to ask both modules for them takes 0.1 ms.
-        self.followed = list(zip(self.actor.state_dict().values(), self.network.state_dict().values(), strict=True))
+        # Each of its tensors with the one that it follows: to ask both modules for them takes 0.1 ms an update.
+        pairs = zip(self.actor.state_dict().values(), self.network.state_dict().values(), strict=True)
+        self.followed = list(pairs) if self.overlap else []
         self.actor_outputs = chain([*self.actor.policy.encoder, self.actor.policy.head])
         self.as_array = reader(self.device)
         self.choice = Choice("A2C", self._choose_in_graph, self._choose, [], self.device, compiled=self.compiled)

@@ -33,6 +33,8 @@ _MOST_GRAPHS = 8
 _FEW_ROWS = 16
 # Of more elements than this, a product of matrices is faster as one call with the sum after it.
 _LARGE_PRODUCT = 2**16
+# Of operators whose strides are a library's choice.
+_STRIDES_OF_LIBRARIES = ("convolution", "fft", "attention")
 # What is the same where it is equal, and holds nothing.
 NUMBERS = (bool, int, float, str)
 # What is looked at as a whole: what it holds does not change, or is an input of the graph.
@@ -80,8 +82,8 @@ def compile_function(
 
 def compiler_options(device: torch.device, traced: Iterable[GraphModule]) -> dict[str, Any]:
     """What the compiler is told about graphs on a device, whose arguments have the sizes that they were traced with."""
-    # What comes of torch's own operators has too; to check it builds a string at each call (docs/speed.md has what that
-    # takes).
+    # Results of torch's own operators have theirs as well, and a check builds a string at each call (docs/speed.md has
+    # what that takes).
     options: dict[str, Any] = {
         "size_asserts": not all(_gives_what_it_says(node) for graph in traced for node in graph.graph.nodes)
     }
@@ -97,9 +99,10 @@ def compiler_options(device: torch.device, traced: Iterable[GraphModule]) -> dic
 def _gives_what_it_says(node: Node) -> bool:
     """Whether what comes of an operator surely has the size and strides that it was traced with.
 
-    An operator of somebody else's may say another, and the library that computes a convolution chooses strides.
+    An operator of somebody else's may say another, and the libraries that compute some of torch's choose strides.
     """
-    return getattr(node.target, "namespace", "aten") in ("aten", "prims") and "convolution" not in str(node.target)
+    name, namespace = str(node.target), getattr(node.target, "namespace", "aten")
+    return namespace in ("aten", "prims") and not any(word in name for word in _STRIDES_OF_LIBRARIES)
 
 
 def trace(
@@ -346,20 +349,20 @@ class Replayed:
 
     def _capture(self, arguments: tuple[Tensor, ...]) -> None:
         """Make the graph, which computes nothing yet; without one the function is called as ever."""
-        self._arguments = [argument.clone() for argument in arguments]
         with self._one_at_a_time:
             if self._failed:  # after which torch promises nothing
                 return
             graph, stream = torch.cuda.CUDAGraph(), torch.cuda.current_stream()
+            given = [argument.clone() for argument in arguments]
             try:
                 with torch.cuda.graph(graph, capture_error_mode="thread_local"):  # another thread may act meanwhile
-                    self._results = self._function(*self._arguments)
-            except RuntimeError as error:
+                    results = self._function(*given)
+            except Exception as error:
                 self._failed.append(graph)
                 torch.cuda.set_stream(stream)  # torch does not leave its own
-                warnings.warn(f"no CUDA graph can be made, goes on without: {error}", stacklevel=2)
+                warnings.warn(f"no more CUDA graphs are made, goes on without: {error}", stacklevel=2)
             else:
-                self._graph = graph
+                self._graph, self._arguments, self._results = graph, given, results
 
 
 class _StandIns(TorchDispatchMode):  # type: ignore[no-untyped-call]

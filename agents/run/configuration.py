@@ -123,6 +123,7 @@ def one_line(error: Exception) -> str:
         return f"{name}: name its class before its arguments: --{name} CLASS --{name}.{nested[1]} {nested[2]}"
     complaint = re.sub(r"Expected a dot import path string: (.*)", _UNKNOWN_CLASS, complaint)
     complaint = re.sub(r"Expected an instantiatable class, but \S+ is abstract", "name a class (see --help)", complaint)
+    complaint = complaint.replace(" or Expected a typing.Literal", " or one of ")
     complaint = re.sub(r"Expected a typing.Literal(\[.*?\])", r"must be one of \1", complaint)
     complaint = re.sub(r"Expected a <class '(\w+)'>(\. Got value: )?", r"must be of type \1\2", complaint)
     complaint = complaint.replace(". Got value: ", ", got ")

@@ -150,10 +150,10 @@ def train(
         steps: Environment steps to train for, >= 1.
         seed: Seed of the environments, the weights and the agent's randomness, in [0, 2^32).
         device: Where the agent lives; "auto" is a GPU when there is one.
-        threads: Threads of torch's CPU kernels, >= 1; "auto" measures how many make the gradient of the networks faster
-            (large ones, images and large batches gain), and config.yaml has the number. Threads wait for each other:
-            where other work needs the cores, as other runs do, one is best. A seed gives the same numbers again with
-            as many threads.
+        threads: Threads of torch's CPU kernels, >= 1, in each process; "auto" measures how many make the gradient of
+            the networks faster (large ones, images and large batches gain), and config.yaml has the number. Threads
+            wait for each other: where other work needs the cores, as other runs do, one is best. A seed gives the same
+            numbers again with as many threads. numpy's matrix products have one.
         compile: "on" makes a gradient step one compiled graph, and choosing actions another, which is faster and takes
             seconds to start (more the first time); "auto" does so where the run is long enough to earn them back and a
             compiler is there.

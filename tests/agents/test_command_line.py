@@ -63,7 +63,7 @@ MISTAKES = {
     "steps": (["--steps", "0"], "steps"),
     "number of environments": (["--num_envs", "0"], "num_envs"),
     "no environment": (["--agent", "A2C", "--num_envs", "0"], "num_envs"),
-    "threads": (["--threads", "many"], "threads: must be of type int or must be one of ['auto'], got many"),
+    "threads": (["--threads", "many"], "threads: must be of type int or one of ['auto'], got many"),
     "seed": (["--seed", "-1"], "seed"),
     "device": (["--device", "tpu"], "device"),
     "name": (["--name", "a/b"], "name"),

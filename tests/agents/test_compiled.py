@@ -5,12 +5,14 @@ from __future__ import annotations
 import shutil
 import warnings
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 from torch.testing import assert_close
 
 from agents import A2C, DQN, Agent
+from agents.parts import graphs
 from agents.parts.graphs import Compiled
 from rlloss import ClippedSurrogateLoss, HLGaussLoss, HuberLoss, TDLoss
 from tests.agents import cuda_graphs
@@ -109,15 +111,24 @@ REPLAYED: dict[str, tuple[Callable[[], Agent], str]] = {
 def test_cuda_graphs_change_no_number(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """In ordinary loops acting is one and a gradient step another, which nothing reads back from."""
     make_agent, env = REPLAYED[name]
-    made, results = [], []
+    made, results, checks = [], [], []
+    compile_graph = graphs.compile_graph
+
+    def spy(graph: Any, inputs: Any, options: dict[str, Any]) -> Any:
+        checks.append(options["size_asserts"])
+        return compile_graph(graph, inputs, options)
+
+    monkeypatch.setattr(graphs, "compile_graph", spy)
     for on_gpu in (False, True):
         if on_gpu:
             made = cuda_graphs.pretend(monkeypatch)
         envs = make_envs(env)
         agent = make_agent().build(envs.spec, compiled=True)
         metrics, finished = play_plain(agent, envs, 240)
+        agent.state_dict()  # which waits for what learns beside
         parameters = [p.detach().clone() for p in agent.model.parameters()]
         results.append((finished, len(metrics), [torch.stack(metrics), *parameters]))
     (*plain, numbers), (*own, own_numbers) = results
     assert own == plain and all(map(torch.equal, own_numbers, numbers))
     assert len(made) >= 2 and all(graph.replays for graph in made)
+    assert not any(checks), "all operators are torch's own"

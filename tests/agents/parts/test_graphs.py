@@ -235,7 +235,7 @@ def test_compiled_code_is_the_graph() -> None:
 
 
 @pytest.mark.parametrize("reads", [False, True])
-@pytest.mark.filterwarnings("ignore:no CUDA graph can be made, goes on without. operation not permitted")
+@pytest.mark.filterwarnings("ignore:no more CUDA graphs are made, goes on without. operation not permitted")
 def test_a_cuda_graph_is_the_function(reads: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     made, memory, host_calls = cuda_graphs.pretend(monkeypatch), torch.zeros(2), []
     streams: list[int] = []

@@ -70,9 +70,11 @@ def test_a_measured_number_is_the_run_s(
     by_measure, given, one = (run(agent, tmp_path, steps=3, threads=number) for number in ("auto", 2, 1))
     assert model_bytes(by_measure) == model_bytes(given) == model_bytes(one)
     seen.clear()
-    monkeypatch.undo()
+    capsys.readouterr()
+    monkeypatch.setattr(training, "measure_threads", lambda agent: 1)
     resume(left, steps=60, progress=False)
     assert ", 2 threads, " in capsys.readouterr().err, "it is not measured anew"
+    assert {torch_s for torch_s, *_ in seen} == {2}
 
 
 @pytest.mark.parametrize(
@@ -104,7 +106,7 @@ def test_more_threads_must_earn_it(
 
 
 AGENTS: dict[str, tuple[Agent, str, int]] = {
-    "dqn": (DQN(batch_size=24, dueling=True), "CartPole-v1", 12),
+    "dqn": (DQN(batch_size=24, dueling=True, noisy=True), "CartPole-v1", 12),
     "dqn of numbers": (DQN(batch_size=24), "FrozenLake-v1", 12),
     "a2c": (A2C(rollout_length=4), "CartPole-v1", 12),
     "a2c, minibatches": (A2C(rollout_length=4, minibatches=5, shared_trunk=True), "Pendulum-v1", 3),
@@ -142,5 +144,5 @@ def test_to_measure_changes_nothing(name: str, monkeypatch: pytest.MonkeyPatch) 
     for key, value in agent.model.state_dict().items():
         assert torch.equal(before[key], value)
     assert all(p.grad is None for p in agent.model.parameters())
-    trained = {key for key, _ in agent.model.named_parameters() if "log_std" not in key and "noise" not in key}
+    trained = {key for key, _ in agent.model.named_parameters() if "log_std" not in key and "_scale" not in key}
     assert reached >= trained
