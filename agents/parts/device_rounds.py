@@ -226,14 +226,10 @@ class RolloutRounds(_Rounds):
     def first(self) -> tuple[Tensor, Finished]:
         """One round without the compiler, after which the optimiser has a state to go on from."""
         self._fill(1)
+        assert self.learner.flat is not None
         with torch.no_grad():
-            rows = []
-            for noise, uniform in zip(self._noise[0], self._uniform[0], strict=True):
-                assert self.learner.flat is not None
-                result = self._step(self.learner.flat, *self.env.episodes, noise, uniform)
-                self.env.episodes = Episodes(*result[:3])
-                rows.append(result[3:])
-            fields = [torch.stack(column) for column in zip(*rows, strict=True)]
+            episodes, fields = _play(self._step, self.learner.flat, self.env.episodes, self._noise[0], self._uniform[0])
+        self.env.episodes = Episodes(*episodes)
         row = self.learner.eager_step(self._compute_loss, Steps(*fields[:6]))
         return row.unsqueeze(0), Finished(*(x.unsqueeze(0) for x in _finished(fields)))
 
@@ -327,9 +323,7 @@ class RolloutRounds(_Rounds):
         ) -> Any:
             def body(k: Tensor, *carry: Tensor) -> tuple[Tensor, ...]:
                 result = one_round(list(carry[:-4]), *(_row(x, k) for x in (noise, uniform, rate)))
-                kept = [
-                    x.index_copy(0, k.view(1), y.unsqueeze(0)) for x, y in zip(carry[-4:], result[-4:], strict=True)
-                ]
+                kept = [_with_row(x, k, y) for x, y in zip(carry[-4:], result[-4:], strict=True)]
                 return (k + 1, *(x.clone() for x in result[:-4]), *kept)
 
             carry = (self._number(), *state, *episodes, *self._kept(row_length))
@@ -349,16 +343,11 @@ class RolloutRounds(_Rounds):
         rates, number = self._rates([]), self._number()
 
         def one_round() -> list[Tensor]:
-            now, columns = list(episodes), []
-            for drawn in zip(_row(self._noise, number), _row(self._uniform, number), strict=True):
-                result = step(state[0], *now, *drawn)
-                now = result[:3]
-                columns.append(result[3:])
-            fields = [torch.stack(column) for column in zip(*columns, strict=True)]
+            now, fields = _play(step, state[0], episodes, _row(self._noise, number), _row(self._uniform, number))
             *changed, row = update(*state, _row(rates, number), *fields[:6])
             _overwrite([*state, *episodes], [*changed, *now])
             for table, new in zip(kept, (row, *_finished(fields)), strict=True):
-                table.index_copy_(0, number.view(1), new.unsqueeze(0))
+                _write_row(table, number, new)
             number.add_(1)
             return []
 
@@ -539,15 +528,13 @@ class ReplayRounds(_Rounds):
             def one_round(k: Tensor, m: Tensor, table: Tensor, *carry: Tensor) -> tuple[Tensor, ...]:
                 learned, episodes, fields = carry[: count + 1], carry[count + 1 : count + 4], carry[count + 4 :]
                 result = step(learned[0], *episodes, *(_row(x, k) for x in (random, uniform)))
-                fields = tuple(
-                    x.index_copy(0, k.view(1), y.unsqueeze(0)) for x, y in zip(fields, result[3:], strict=True)
-                )
+                fields = tuple(_with_row(x, k, y) for x, y in zip(fields, result[3:], strict=True))
                 end = _row(until, k)
 
                 def one_update(m: Tensor, table: Tensor, *learned: Tensor) -> tuple[Tensor, ...]:
                     drawn = [_row(x, m) for x in (rates, target_rates, indices)]
                     *changed, row = update(*learned, *drawn, k, head, rows, *fields[:5])
-                    return (m + 1, table.index_copy(0, m.view(1), row.unsqueeze(0)), *(x.clone() for x in changed))
+                    return (m + 1, _with_row(table, m, row), *(x.clone() for x in changed))
 
                 m, table, *learned = _loop(lambda m, *_: m < end, one_update, (m, table, *learned))
                 return (k + 1, m, table, *learned, *(x.clone() for x in result[:3]), *fields)
@@ -580,7 +567,7 @@ class ReplayRounds(_Rounds):
             result = step(learned[0], *episodes, _row(self.random, here), _row(self._uniform, here))
             _overwrite(episodes, result[:3])
             for field, new in zip(fields, result[3:], strict=True):
-                field.index_copy_(0, here.view(1), new.unsqueeze(0))
+                _write_row(field, here, new)
             here.add_(1)
             return []
 
@@ -588,7 +575,7 @@ class ReplayRounds(_Rounds):
             drawn = [_row(x, there) for x in (rates, target_rates, self.index)]
             *changed, row = update(*learned, *drawn, here - 1, head, rows, *fields[:5])
             _overwrite(learned, changed)
-            table.index_copy_(0, there.view(1), row.unsqueeze(0))
+            _write_row(table, there, row)
             there.add_(1)
             return []
 
@@ -621,6 +608,28 @@ _loop: Callable[..., Any] = while_loop  # which has no types
 def _row(x: Tensor, index: Tensor) -> Tensor:
     """Of a table, by an index that the host does not know."""
     return x.index_select(0, index.view(1)).squeeze(0)
+
+
+def _with_row(x: Tensor, index: Tensor, row: Tensor) -> Tensor:
+    """The table with another row there."""
+    return x.index_copy(0, index.view(1), row.unsqueeze(0))
+
+
+def _write_row(x: Tensor, index: Tensor, row: Tensor) -> None:
+    """As :func:`_with_row`, in place."""
+    x.index_copy_(0, index.view(1), row.unsqueeze(0))
+
+
+def _play(
+    step: Callable[..., list[Tensor]], flat: Tensor, episodes: Sequence[Tensor], noise: Tensor, uniform: Tensor
+) -> tuple[list[Tensor], list[Tensor]]:
+    """A rollout step by step: where the episodes stand then, and what each step gave beside, ``(T, N, ...)``."""
+    now, columns = list(episodes), []
+    for drawn in zip(noise, uniform, strict=True):
+        result = step(flat, *now, *drawn)
+        now = result[:3]
+        columns.append(result[3:])
+    return now, [torch.stack(column) for column in zip(*columns, strict=True)]
 
 
 def _overwrite(tensors: Sequence[Tensor], values: Sequence[Tensor]) -> None:

@@ -213,7 +213,6 @@ def train(
             if threads == "auto":
                 settings = replace(settings, threads=measure_threads(agent))
                 config["threads"] = settings.threads
-            torch.set_num_threads(settings.threads)
             run = from_first_process(
                 lambda: _new_run(Path(run_dir), settings, type(agent).__name__.lower(), name, dump_config(config))
             )
@@ -260,7 +259,6 @@ def resume(run: Path | str, *, steps: int | None = None, progress: bool = True) 
         try:
             envs.load_state_dict(state["envs"], seed=settings.seed + done + process_rank() * number)
             agent.build(envs.spec, device=settings.device, seed=settings.seed, compiled=settings.compile == "on")
-            torch.set_num_threads(settings.threads)
             _restore(agent, state["agent"], run)
             if state["envs"]["env"] is None:
                 agent.cut()
@@ -418,6 +416,7 @@ class _Run:
         """Train, then evaluate and say where the run is."""
         if process_rank() == 0:
             print(_headline(self.agent, self.envs, self.settings), file=sys.stderr)
+        torch.set_num_threads(self.settings.threads)
         _keep_freed_memory()
         bar = Progress(self.settings.steps, self.envs.steps, enabled=progress and process_rank() == 0)
         try:
